@@ -1,0 +1,18 @@
+"""Prompt-to-Prompt for ComfyUI: edit an image by editing its prompt."""
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint():
+    # Imported here, not above: tools that merely look at the package (pytest does) have no ComfyUI to import.
+    from comfy_api.latest import ComfyExtension
+
+    from .demo.node import LoadDemoModel
+    from .nodes.edit import AttentionRefine, AttentionReplace, ReweightToken
+    from .nodes.prompt_pair import PromptPair
+
+    class PromptToPromptExtension(ComfyExtension):
+        async def get_node_list(self):
+            return [PromptPair, AttentionReplace, AttentionRefine, ReweightToken, LoadDemoModel]
+
+    return PromptToPromptExtension()

@@ -1,0 +1,136 @@
+"""P2P Attention Replace, P2P Attention Refine and P2P Reweight Token: the paper's three edits of attention maps."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..p2p_attention.edit import Window, refine, replace, reweight
+from ..p2p_attention.patcher import add_edit
+from .prompt_pair import CATEGORY, Pair
+
+
+def _model_and_pair() -> list[io.Input]:
+    return [
+        io.Model.Input("model", tooltip="The model to edit with. P2P nodes chain in any order, before the sampler."),
+        Pair.Input("pair", tooltip="From P2P Prompt Pair, whose conditioning is the sampler's positive."),
+    ]
+
+
+def _fraction(name: str, default: float, tooltip: str) -> io.Input:
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+
+
+def _edit_number() -> io.Input:
+    return io.Int.Input(
+        "edit",
+        default=0,
+        min=0,
+        max=999,
+        optional=True,
+        tooltip="Which of the pair's edited prompts: 0 for all, 1 for the first, and so on.",
+    )
+
+
+def _injection_inputs() -> list[io.Input]:
+    return [
+        *_model_and_pair(),
+        _fraction("cross_start", 0.0, "When the source's layout is first taken over, as a fraction of the steps."),
+        _fraction(
+            "cross_end",
+            0.8,
+            "Until when the source's layout is taken over. Higher keeps more of the source, lower lets the edit change more.",
+        ),
+        _fraction("self_start", 0.0, "When the source's shapes are first taken over, as a fraction of the steps."),
+        _fraction(
+            "self_end", 0.4, "Until when the source's shapes are taken over. Lower it if the new object is forced into the old outline."
+        ),
+        io.String.Input(
+            "word_windows",
+            default="",
+            multiline=True,
+            optional=True,
+            tooltip="Own windows for words of the edited prompt, one a line: 'word: end' or 'word: start-end', for "
+            "example 'lion: 0.4'. word#2 is the second occurrence.",
+        ),
+        _edit_number(),
+    ]
+
+
+def _model_output() -> list[io.Output]:
+    return [io.Model.Output(display_name="model", tooltip="The model with this edit, for the sampler or the next P2P node.")]
+
+
+class AttentionReplace(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="P2PAttentionReplace",
+            display_name="P2P Attention Replace",
+            category=CATEGORY,
+            description="Swap words: the new word appears where the old one was, the rest of the picture stays.",
+            inputs=_injection_inputs(),
+            outputs=_model_output(),
+        )
+
+    @classmethod
+    def execute(
+        cls, model, pair, cross_start, cross_end, self_start, self_end, word_windows="", edit=0
+    ) -> io.NodeOutput:
+        windows = Window(cross_start, cross_end), Window(self_start, self_end)
+        return io.NodeOutput(add_edit(model, replace(pair, *windows, word_windows, edit)))
+
+
+class AttentionRefine(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="P2PAttentionRefine",
+            display_name="P2P Attention Refine",
+            category=CATEGORY,
+            description="Add words: what they say appears, everything that both prompts say stays where it was.",
+            inputs=_injection_inputs(),
+            outputs=_model_output(),
+        )
+
+    @classmethod
+    def execute(
+        cls, model, pair, cross_start, cross_end, self_start, self_end, word_windows="", edit=0
+    ) -> io.NodeOutput:
+        windows = Window(cross_start, cross_end), Window(self_start, self_end)
+        return io.NodeOutput(add_edit(model, refine(pair, *windows, word_windows, edit)))
+
+
+class ReweightToken(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="P2PReweightToken",
+            display_name="P2P Reweight Token",
+            category=CATEGORY,
+            description="A fader for words: more of it, less of it, or its opposite, while the rest of the picture stays.",
+            inputs=[
+                *_model_and_pair(),
+                io.String.Input(
+                    "words",
+                    default="",
+                    tooltip="Words or phrases of the edited prompt, separated by commas. word#2 is the second occurrence.",
+                ),
+                io.Float.Input(
+                    "scale",
+                    default=2.0,
+                    min=-20.0,
+                    max=20.0,
+                    step=0.05,
+                    tooltip="Factor on the words' attention: 1 changes nothing, 2 is twice as strong, 0 takes it out, "
+                    "negative values push the other way.",
+                ),
+                _fraction("start", 0.0, "From when, as a fraction of the steps."),
+                _fraction("end", 1.0, "Until when, as a fraction of the steps."),
+                _edit_number(),
+            ],
+            outputs=_model_output(),
+        )
+
+    @classmethod
+    def execute(cls, model, pair, words, scale, start, end, edit=0) -> io.NodeOutput:
+        return io.NodeOutput(add_edit(model, reweight(pair, words, scale, Window(start, end), edit)))

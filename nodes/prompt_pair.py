@@ -1,0 +1,50 @@
+"""P2P Prompt Pair: the source prompt and its edits, encoded as the rows of one conditioning."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..p2p_attention.patcher import encode_pair
+
+Pair = io.Custom("P2P_PAIR")
+CATEGORY = "Prompt-to-Prompt"
+
+
+class PromptPair(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="P2PPromptPair",
+            display_name="P2P Prompt Pair",
+            category=CATEGORY,
+            description=(
+                "The prompt of a picture and how you want to change it. The sampler makes all of them together, from the "
+                "same noise: per seed first the source, then each edit. Connect the pair to a P2P Attention node."
+            ),
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the checkpoint whose model is edited."),
+                io.String.Input(
+                    "source",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="The prompt of the picture you start from. Its image is the one the prompt alone would make.",
+                ),
+                io.String.Input(
+                    "target",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="The edited prompt: change or add words. Several edits are separated by a line that holds "
+                    "only ---, one image each.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="conditioning", tooltip="Source and edits, for the sampler's positive input."
+                ),
+                Pair.Output(display_name="pair", tooltip="The two prompts and their words, for the P2P nodes."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, source: str, target: str) -> io.NodeOutput:
+        return io.NodeOutput(*encode_pair(clip, source, target))

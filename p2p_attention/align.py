@@ -1,0 +1,159 @@
+"""Which part of the source prompt each part of the target prompt stands for.
+
+One global alignment (Needleman & Wunsch, 1970) over words gives every target position one of three classes:
+
+* ``shared``: the same word (and start, end and padding positions),
+* ``swapped``: its word stands in place of a source word,
+* ``new``: nothing in the source corresponds to it.
+
+The alignment matrix ``A`` (S, T) carries the source's attention map to the target's positions, ``M[0] @ A``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import torch
+
+from .prompt import Prompt, Word
+
+Kind = Literal["shared", "swapped", "new", "removed"]
+
+# A phrase's head stands before the first of these ("dog | with a hat"), its adjectives before the head ("big dog").
+CONNECTIVES = frozenset("and at behind beside by for from in into near next of on over to under wearing with".split())
+
+
+@dataclass(frozen=True)
+class Span:
+    """Words of the source and the words of the target that stand for them (either may be empty)."""
+
+    kind: Kind
+    source: tuple[Word, ...]
+    target: tuple[Word, ...]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The alignment of one target prompt to the source, see the module's text."""
+
+    source: Prompt
+    target: Prompt
+    spans: tuple[Span, ...]
+
+    @cached_property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The class of each target position, length T."""
+        kinds: list[Kind] = ["new"] * self.target.length
+        for span in self.spans:
+            for position in _positions(span.target):
+                kinds[position] = span.kind
+        for ours, theirs in self._special_positions():
+            for position in theirs if ours else ():
+                kinds[position] = "shared"
+        return tuple(kinds)
+
+    @cached_property
+    def matrix(self) -> torch.Tensor:
+        """``A``, float32 (S, T); the columns of new positions are zero.
+
+        A shared word maps piece to piece. A swapped word of m pieces against n: each of the n gets the mean of the m
+        maps times m / n, so that the word's total attention is kept. Positions around the words are stretched in
+        order onto their counterparts, keeping the total too.
+        """
+        matrix = torch.zeros(self.source.length, self.target.length)
+        for span in self.spans:
+            rows, columns = _positions(span.source), _positions(span.target)
+            if span.kind == "shared":
+                matrix[rows, columns] = 1.0
+            elif span.kind == "swapped":
+                matrix[torch.tensor(rows)[:, None], torch.tensor(columns)] = 1.0 / len(columns)
+        for rows, columns in self._special_positions():
+            if rows and columns:
+                matrix[torch.tensor(rows)[:, None], torch.tensor(columns)] = _stretch(len(rows), len(columns))
+        return matrix
+
+    def _special_positions(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+        return (
+            (self.source.starts, self.target.starts),
+            (self.source.ends, self.target.ends),
+            (self.source.padding, self.target.padding),
+        )
+
+
+@lru_cache(maxsize=256)
+def align(source: Prompt, target: Prompt) -> Alignment:
+    """Align ``target`` to ``source`` word by word."""
+    spans: list[Span] = []
+    i = j = 0
+    for next_i, next_j in [*_shared_words(source.words, target.words), (len(source.words), len(target.words))]:
+        spans += _changed_spans(source.words[i:next_i], target.words[j:next_j])
+        if next_i < len(source.words) and next_j < len(target.words):
+            spans.append(Span("shared", (source.words[next_i],), (target.words[next_j],)))
+        i, j = next_i + 1, next_j + 1
+    return Alignment(source, target, tuple(spans))
+
+
+def _shared_words(source: Sequence[Word], target: Sequence[Word]) -> list[tuple[int, int]]:
+    """Index pairs of equal words on the best path: match +1, mismatch -1, gap -1."""
+    score = [[-(i + j) if i == 0 or j == 0 else 0 for j in range(len(target) + 1)] for i in range(len(source) + 1)]
+    for i, a in enumerate(source, 1):
+        for j, b in enumerate(target, 1):
+            diagonal = score[i - 1][j - 1] + (1 if a.ids == b.ids else -1)
+            score[i][j] = max(diagonal, score[i - 1][j] - 1, score[i][j - 1] - 1)
+    pairs = []
+    i, j = len(source), len(target)
+    while i and j:
+        equal = source[i - 1].ids == target[j - 1].ids
+        if score[i][j] == score[i - 1][j - 1] + (1 if equal else -1):
+            i, j = i - 1, j - 1
+            if equal:
+                pairs.append((i, j))
+        elif score[i][j] == score[i - 1][j] - 1:
+            i -= 1
+        else:
+            j -= 1
+    return pairs[::-1]
+
+
+def _changed_spans(source: tuple[Word, ...], target: tuple[Word, ...]) -> list[Span]:
+    """What lies between two shared words: pair the heads from the right, the rest is new or removed.
+
+    "cat" -> "big dog": dog for cat, big is new. "teddy bear" -> "cat": cat for both. "cat" -> "dog with a hat":
+    dog for cat, the phrase is new.
+    """
+    if not source or not target:
+        return [Span("removed", (word,), ()) for word in source] + [Span("new", (), (word,)) for word in target]
+    source_head, source_rest = _split_head(source)
+    target_head, target_rest = _split_head(target)
+    paired = min(len(source_head), len(target_head))
+    added = len(target_head) - paired
+    joined = len(source_head) - paired + 1  # surplus source words join the first target word
+    spans = [Span("new", (), (word,)) for word in target_head[:added]]
+    spans.append(Span("swapped", source_head[:joined], (target_head[added],)))
+    spans += [Span("swapped", (a,), (b,)) for a, b in zip(source_head[joined:], target_head[added + 1 :])]
+    spans += [Span("removed", (word,), ()) for word in source_rest] + [Span("new", (), (word,)) for word in target_rest]
+    return spans
+
+
+def _split_head(words: tuple[Word, ...]) -> tuple[tuple[Word, ...], tuple[Word, ...]]:
+    cut = next((i for i, word in enumerate(words) if i and word.text.lower() in CONNECTIVES), len(words))
+    return words[:cut], words[cut:]
+
+
+def _positions(words: Sequence[Word]) -> list[int]:
+    return [position for word in words for position in word.positions]
+
+
+def _stretch(rows: int, columns: int) -> torch.Tensor:
+    """(rows, columns): row i spread evenly over the interval [i, i + 1) * columns / rows; identity when equal.
+
+    Each row sums to 1, so the total attention is kept whatever the counts.
+    """
+    left = torch.arange(rows, dtype=torch.float64)[:, None] * columns
+    right = left + columns
+    start = torch.arange(columns, dtype=torch.float64) * rows
+    overlap = torch.minimum(right, start + rows) - torch.maximum(left, start)  # in units of 1 / (rows * columns)
+    return (overlap.clamp(min=0) / columns).float()

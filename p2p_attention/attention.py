@@ -1,0 +1,211 @@
+"""The edits as a rewriting of attention inputs, so that no attention map is ever built.
+
+Every edited map is linear in the maps it is made of, and so is the attention's output:
+
+    out = M' V* = SDPA(Q[0], K[0], A diag(g c) V*) + SDPA(Q*, K*, diag((1 - g) c) V*)
+
+where M' = (M[0] A diag(g) + M* diag(1 - g)) diag(c) is the edited map: M[0] the source's map, M* the edited row's own,
+A (S, T) the alignment of source to target positions, g (T,) gates, c (T,) gains (Hertz et al. 2023, section 3: word
+swap, new phrase and re-weighting are all of this form). The host's own attention runs on rows whose queries,
+keys and values were exchanged *before* its projections; these have no bias, so the exchange commutes with them.
+Where both terms are needed the row is computed twice, once per term and with twice the values, and the mean of the two
+outputs is taken after the output projection: that leaves the projection's bias as it is.
+
+Rows are ordered chunk by chunk (one chunk per conditioning), in a chunk seed by seed, per seed the source row and then
+the edited rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+PAPER_SELF_TOKENS = 16 * 16  # the paper's largest self-attention layer to inject into, at its 64 x 64 latent
+PAPER_SELF_AREA_DIVISOR = 16  # the same layer as a part of the latent's area, for other sizes
+
+
+@dataclass(frozen=True)
+class RowState:
+    """g (T,), c (T,) and whether self-attention is injected, for one edited row at one step."""
+
+    gates: tuple[float, ...]
+    gains: tuple[float, ...]
+    self_attention: bool
+
+    @property
+    def idle(self) -> bool:
+        return not self.self_attention and not any(self.gates) and all(gain == 1.0 for gain in self.gains)
+
+
+@dataclass(frozen=True)
+class RowEquation:
+    """One edited row's cross-attention at one step, over L context positions.
+
+    ``inject`` is A diag(g c) (L, L) or None where no gate is open; ``keep`` is (1 - g) c (L,) or None where all are.
+    """
+
+    inject: torch.Tensor | None
+    keep: torch.Tensor | None
+    self_attention: bool
+
+
+@dataclass(frozen=True)
+class RowProgram:
+    """How to rewrite a batch of N rows for one attention call. E rows appended, index tensors on the batch's device.
+
+    Args:
+        query: (N + E,) which row's hidden state and context make queries and keys.
+        value: (N + E,) which row's context makes the values.
+        injected, matrices: rows (I,) whose values are mapped by (I, L, L).
+        scaled, scales: rows (K,) whose values are multiplied by (K, L, 1).
+        split: (E,) rows whose output is the mean of theirs and of the appended ones.
+        self_query: (N,) which row's hidden state makes queries and keys of self-attention; None where no row's does.
+        rows: N.
+    """
+
+    query: torch.Tensor
+    value: torch.Tensor
+    injected: torch.Tensor
+    matrices: torch.Tensor
+    scaled: torch.Tensor
+    scales: torch.Tensor
+    split: torch.Tensor
+    self_query: torch.Tensor | None
+    rows: int
+
+    @property
+    def edits_cross_attention(self) -> bool:
+        return len(self.injected) + len(self.scaled) > 0
+
+
+def row_equation(alignment: torch.Tensor, state: RowState, length: int) -> RowEquation | None:
+    """One row's (A, g, c) at one step, over a context of ``length`` positions; None if it is to be left alone.
+
+    A context longer than its prompt holds the prompt repeated, which leaves attention as it is: S source positions
+    then share their weight between length / S copies, and each of the length / T target copies takes its part.
+
+    Args:
+        alignment: A, (S, T).
+        state: g and c, (T,) each.
+        length: L, a multiple of S and of T.
+    """
+    if state.idle:
+        return None
+    source_copies, target_copies = length // alignment.shape[0], length // alignment.shape[1]
+    gates = torch.tensor(state.gates).repeat(target_copies)
+    gains = torch.tensor(state.gains).repeat(target_copies)
+    inject = alignment.repeat(source_copies, target_copies) / target_copies * (gates * gains)
+    untouched = not gates.any() and bool((gains == 1.0).all())
+    return RowEquation(
+        inject=inject if gates.any() else None,
+        keep=None if untouched or gates.all() else (1.0 - gates) * gains,
+        self_attention=state.self_attention,
+    )
+
+
+def row_program(
+    chunks: Sequence[Sequence[RowEquation | None] | None], rows: int, length: int, device: torch.device
+) -> RowProgram:
+    """Lay the equations of every chunk out over the rows of one batch.
+
+    Args:
+        chunks: per chunk None (not ours), or the equations of the edited rows of one group, R - 1 of them.
+        rows: N, rows of the whole batch.
+        length: L, context positions.
+        device: where the batch is.
+    """
+    per_chunk = rows // len(chunks)
+    query, value, self_query = list(range(rows)), list(range(rows)), list(range(rows))
+    injected: list[tuple[int, torch.Tensor]] = []
+    scaled: list[tuple[int, torch.Tensor]] = []
+    split: list[int] = []
+    for first, equations in zip(range(0, rows, per_chunk), chunks):
+        if equations is None:
+            continue
+        for source in range(first, first + per_chunk, len(equations) + 1):
+            for row, equation in enumerate(equations, source + 1):
+                if equation is None:
+                    continue
+                if equation.self_attention:
+                    self_query[row] = source
+                if equation.inject is None:
+                    if equation.keep is not None:
+                        scaled.append((row, equation.keep))
+                    continue
+                query[row] = source
+                if equation.keep is None:
+                    injected.append((row, equation.inject))
+                    continue
+                injected.append((row, 2.0 * equation.inject))
+                scaled.append((len(query), 2.0 * equation.keep))
+                query.append(row)
+                value.append(row)
+                split.append(row)
+
+    def stack(parts: Sequence[tuple[int, torch.Tensor]], shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.stack([part.reshape(shape) for _, part in parts]).to(device) if parts else torch.empty(0, *shape)
+
+    def index(numbers: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=device)
+
+    return RowProgram(
+        query=index(query),
+        value=index(value),
+        injected=index([row for row, _ in injected]),
+        matrices=stack(injected, (length, length)),
+        scaled=index([row for row, _ in scaled]),
+        scales=stack(scaled, (length, 1)),
+        split=index(split),
+        self_query=index(self_query) if self_query != list(range(rows)) else None,
+        rows=rows,
+    )
+
+
+def rewrite_cross_attention(
+    program: RowProgram, hidden: torch.Tensor, context: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Exchange the inputs of a cross-attention layer, all before its projections.
+
+    Args:
+        hidden: (N, Q, C), makes the queries.
+        context: (N, L, D), makes the keys.
+        value: (N, L, D), makes the values.
+
+    Returns:
+        The same three with N + E rows, new tensors.
+    """
+    values = value.index_select(0, program.value)
+    if len(program.injected):
+        own = value.index_select(0, program.injected)
+        values[program.injected] = program.matrices.to(value.dtype) @ own
+    if len(program.scaled):
+        values[program.scaled] *= program.scales.to(value.dtype)
+    return hidden.index_select(0, program.query), context.index_select(0, program.query), values
+
+
+def merge_cross_attention(program: RowProgram, output: torch.Tensor) -> torch.Tensor:
+    """Take the mean of the two terms of the rows computed twice: (N + E, Q, C) -> (N, Q, C)."""
+    if not len(program.split):
+        return output
+    merged = output[: program.rows]
+    merged[program.split] = (merged[program.split] + output[program.rows :]) * 0.5
+    return merged
+
+
+def rewrite_self_attention(
+    program: RowProgram, hidden: torch.Tensor, context: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Self-attention injection, SDPA(Q[0], K[0], V*): shapes come from the source. All (N, Q, C)."""
+    queries = hidden.index_select(0, program.self_query)
+    keys = queries if context is hidden else context.index_select(0, program.self_query)
+    return queries, keys, value
+
+
+def injects_self_attention(tokens: int, latent_area: int) -> bool:
+    """Whether a layer of ``tokens`` image tokens is coarse enough for self-attention injection.
+
+    The paper injects at 16 x 16 and below for its 64 x 64 latent: a 16th of the area, and at least 16 x 16.
+    """
+    return tokens <= max(PAPER_SELF_TOKENS, latent_area // PAPER_SELF_AREA_DIVISOR)

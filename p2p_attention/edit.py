@@ -1,0 +1,228 @@
+"""The edits of the paper as data: Replace, Refine and Reweight are one kind of frozen ``Edit``.
+
+An ``Edit`` says for each edited prompt when each target position's gate g is open and what its gain c is, the two
+vectors of the formula in ``attention.py``. Edits chain in any order: gates add up (open if any is open), gains multiply.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .align import Alignment, Kind, align
+from .attention import RowState
+from .prompt import Prompt, PromptPair
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of the sampling run, as fractions of its steps: ``start`` is in, ``end`` is out.
+
+    Step i of N (from 0) is inside when its middle (i + 0.5) / N is, so a window covers the number of steps nearest to
+    its length. An empty window (start = end) covers none.
+    """
+
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.start <= self.end <= 1.0:  # also false for NaN
+            raise ValueError(
+                f"Wanted a window with 0 <= start <= end <= 1 (fractions of the steps), got start {self.start:g} and "
+                f"end {self.end:g}. 0 to 0.8 is the first 80 % of the steps; 0 to 0 is never."
+            )
+
+    def contains(self, step: int, steps: int) -> bool:
+        return self.start <= (step + 0.5) / steps < self.end
+
+
+NEVER = Window(0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class RowEdit:
+    """What one edit does to one edited row. Tuples run over the T target positions.
+
+    Args:
+        gates: when the source's map stands in for the row's own at that position (g = 1).
+        self_attention: when the source's self-attention map stands in for the row's own.
+        gains: factor c of the position's column while ``gain_window`` lasts.
+        only_alone: the gates count only if no other edit of the chain injects into this row.
+    """
+
+    gates: tuple[Window, ...]
+    self_attention: Window
+    gains: tuple[float, ...]
+    gain_window: Window
+    only_alone: bool = False
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One node's edit of a prompt pair; ``rows[i]`` belongs to ``pair.targets[i]``, None leaves that row alone."""
+
+    pair: PromptPair
+    rows: tuple[RowEdit | None, ...]
+
+    def __deepcopy__(self, memo: dict) -> Edit:
+        return self  # frozen; the host deep-copies what a model carries whenever a node clones it
+
+
+def replace(pair: PromptPair, cross: Window, self_attention: Window, word_windows: str = "", edit: int = 0) -> Edit:
+    """Word swap (section 3.2, "Word Swap"): keeps the picture's composition while a word is exchanged for another.
+
+    Shared and swapped positions get the source's map while ``cross`` lasts, after it the row's own (the paper's softer
+    constraint: ``cross.end`` is its tau).
+
+    Args:
+        pair: the prompts.
+        cross: window of the cross-attention injection.
+        self_attention: window of the self-attention injection, which keeps shapes.
+        word_windows: lines ``word: end`` or ``word: start-end`` that take the place of ``cross`` for a target word.
+        edit: 0 for every edited prompt, n for the n-th only.
+
+    Raises:
+        ValueError: a window, a word or the edit's number is not valid; the message says how to mend it.
+    """
+    return _injection(pair, {"shared", "swapped"}, "P2P Attention Replace", cross, self_attention, word_windows, edit)
+
+
+def refine(pair: PromptPair, cross: Window, self_attention: Window, word_windows: str = "", edit: int = 0) -> Edit:
+    """New phrase (section 3.2, "Adding a New Phrase"): only what the added words say changes.
+
+    As ``replace``, but only positions of words that both prompts share get the source's map.
+    """
+    return _injection(pair, {"shared"}, "P2P Attention Refine", cross, self_attention, word_windows, edit)
+
+
+def reweight(pair: PromptPair, words: str, scale: float, window: Window, edit: int = 0) -> Edit:
+    """Fader (section 3.2, "Attention Re-weighting"): makes what a word stands for stronger, weaker or its opposite.
+
+    The columns of the named words are multiplied by ``scale``, without renormalisation. Alone, shared words also get
+    the source's map during the window, so that only the named words change; after Replace or Refine it scales their map.
+
+    Args:
+        pair: the prompts.
+        words: target words or phrases, separated by commas or lines; ``word#2`` is the second occurrence.
+        scale: the factor c; the paper uses -2 to 2.
+        window: when it is in force.
+        edit: 0 for every edited prompt, n for the n-th only.
+
+    Raises:
+        ValueError: a word, the scale or the edit's number is not valid; the message says how to mend it.
+    """
+    if not math.isfinite(scale):
+        raise ValueError(f"Wanted a finite scale, got {scale}. 1 changes nothing, 0 removes, 2 doubles.")
+    names = [name.strip() for name in re.split(r"[,\n]", words) if name.strip()]
+    if not names:
+        raise ValueError("Wanted at least one word to re-weight, got none. Write words of the edited prompt: night, snow")
+    chosen = _chosen_rows(pair, edit)
+    found = {name: _find_in_targets(pair, name, chosen) for name in names}
+    rows: list[RowEdit | None] = [None] * len(pair.targets)
+    for row in chosen:
+        positions = {position for name in names for position in found[name][row]}
+        if positions:
+            kinds = align(pair.source, pair.targets[row]).kinds
+            rows[row] = RowEdit(
+                gates=tuple(window if kind == "shared" else NEVER for kind in kinds),
+                self_attention=NEVER,
+                gains=tuple(scale if position in positions else 1.0 for position in range(len(kinds))),
+                gain_window=window,
+                only_alone=True,
+            )
+    return Edit(pair, tuple(rows))
+
+
+def combine(edits: Iterable[Edit], row: int, step: int, steps: int) -> RowState:
+    """All edits of one pair together, for one edited row at one step."""
+    active = [edit.rows[row] for edit in edits]
+    active = [row_edit for row_edit in active if row_edit is not None]
+    injecting = [row_edit for row_edit in active if not row_edit.only_alone] or active
+    positions = range(len(active[0].gates)) if active else ()
+    gains = [1.0 for _ in positions]
+    for row_edit in active:
+        if row_edit.gain_window.contains(step, steps):
+            gains = [gain * factor for gain, factor in zip(gains, row_edit.gains)]
+    return RowState(
+        gates=tuple(float(any(each.gates[i].contains(step, steps) for each in injecting)) for i in positions),
+        gains=tuple(gains),
+        self_attention=any(row_edit.self_attention.contains(step, steps) for row_edit in active),
+    )
+
+
+def _injection(
+    pair: PromptPair,
+    kinds: set[Kind],
+    name: str,
+    cross: Window,
+    self_attention: Window,
+    word_windows: str,
+    edit: int,
+) -> Edit:
+    chosen = _chosen_rows(pair, edit)
+    alignments = {row: align(pair.source, pair.targets[row]) for row in chosen}
+    gates = {row: [cross if kind in kinds else NEVER for kind in alignments[row].kinds] for row in chosen}
+    for word, window in parse_word_windows(word_windows):
+        found = _find_in_targets(pair, word, chosen)
+        _require_injected(word, name, kinds, found, alignments)
+        for row, positions in found.items():
+            for position in positions:
+                if alignments[row].kinds[position] in kinds:
+                    gates[row][position] = window
+    return Edit(
+        pair,
+        tuple(
+            RowEdit(tuple(gates[row]), self_attention, (1.0,) * len(gates[row]), NEVER) if row in gates else None
+            for row in range(len(pair.targets))
+        ),
+    )
+
+
+def parse_word_windows(text: str) -> list[tuple[str, Window]]:
+    """``word: end`` or ``word: start-end``, one a line, fractions of the steps."""
+    windows = []
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        match = re.fullmatch(r"(.*\S)\s*:\s*(?:(\d*\.?\d+)\s*-\s*)?(\d*\.?\d+)", line)
+        if not match:
+            raise ValueError(f"Wanted lines 'word: end' or 'word: start-end' as in 'lion: 0.4', got {line!r}.")
+        windows.append((match[1], Window(float(match[2] or 0.0), float(match[3]))))
+    return windows
+
+
+def _chosen_rows(pair: PromptPair, edit: int) -> Sequence[int]:
+    if not 0 <= edit <= len(pair.targets):
+        raise ValueError(
+            f"Wanted edit 0 (all) or 1 to {len(pair.targets)} (the pair's edited prompts in order), got {edit}. "
+            "Add a prompt after a line '---' in P2P Prompt Pair, or lower the number."
+        )
+    return range(len(pair.targets)) if edit == 0 else (edit - 1,)
+
+
+def _find_in_targets(pair: PromptPair, name: str, rows: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    """Positions of a word per edited row; it has to occur in at least one of them."""
+    found = {row: pair.find(name, pair.targets[row]) for row in rows}
+    if not any(found.values()):
+        prompts = "; ".join(f"edit {row + 1}: {_listing(pair.targets[row])}" for row in rows)
+        raise ValueError(
+            f"Wanted a word of the edited prompt, got {name!r}, which is not there (that often). Its words are: {prompts}."
+        )
+    return found
+
+
+def _require_injected(
+    word: str, name: str, kinds: set[Kind], found: dict[int, tuple[int, ...]], alignments: dict[int, Alignment]
+) -> None:
+    """A window on a word that the node never injects would do nothing, silently."""
+    classes = {alignments[row].kinds[position] for row, positions in found.items() for position in positions}
+    if not classes & kinds:
+        raise ValueError(
+            f"{name} takes over the source's map for {' and '.join(sorted(kinds))} words; {word!r} is "
+            f"{' and '.join(sorted(classes))}, so a window for it has no effect. Remove that line"
+            + (", or use P2P Attention Replace." if classes == {"swapped"} else ".")
+        )
+
+
+def _listing(prompt: Prompt) -> str:
+    return ", ".join(word.text for word in prompt.words)

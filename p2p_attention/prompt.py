@@ -1,0 +1,169 @@
+"""Prompts as the text encoder sees them: BPE pieces grouped into words, and finding a word.
+
+A CLIP encoder reads a prompt as chunks of 77 positions, ``start, content..., end, padding...``. An image is steered
+by those positions, not by characters, so everything in this pack that speaks of a "word" means positions.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+WORD_END = "</w>"  # the CLIP vocabulary marks the last piece of a word with this suffix
+
+
+class Piece(NamedTuple):
+    """One position of the text encoder's input."""
+
+    id: int | str  # vocabulary id; a digest where a textual-inversion vector stands instead
+    text: str  # the vocabulary's string for it
+    group: int  # 0 for start, end and padding; else the number of the prompt segment it came from
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a prompt: its text, its pieces' ids, and where those stand in the context."""
+
+    text: str
+    ids: tuple[int | str, ...]
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt, tokenised. ``length`` is the number of context positions (77 per chunk)."""
+
+    text: str
+    words: tuple[Word, ...]
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+    padding: tuple[int, ...]
+    length: int
+
+    def find(self, wanted: Sequence[Word], occurrence: int | None = None) -> tuple[int, ...]:
+        """Positions of ``wanted`` (a word or phrase, tokenised), of its n-th occurrence only if ``occurrence`` is given.
+
+        Empty when it does not occur (that often).
+        """
+        ids = [word.ids for word in wanted]
+        hits = [
+            self.words[i : i + len(ids)]
+            for i in range(len(self.words) - len(ids) + 1)
+            if [word.ids for word in self.words[i : i + len(ids)]] == ids
+        ]
+        if occurrence is not None:
+            hits = hits[occurrence - 1 : occurrence]
+        return tuple(sorted({position for hit in hits for word in hit for position in word.positions}))
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """A source prompt and its edited versions: what the ``P2P_PAIR`` socket carries.
+
+    Args:
+        source: the prompt whose image is edited (row 0 of every group of rows).
+        targets: the edited prompts (rows 1..).
+        context_dim: width of the text encoder's output, to notice a pair that was made for another model.
+        tokenize: text -> words, by the tokenizer that made the prompts.
+    """
+
+    source: Prompt
+    targets: tuple[Prompt, ...]
+    context_dim: int
+    tokenize: Callable[[str], tuple[Word, ...]] = field(compare=False, repr=False)
+
+    def __deepcopy__(self, memo: dict) -> PromptPair:
+        return self  # frozen; the host deep-copies what a model carries whenever a node clones it
+
+    @property
+    def rows(self) -> int:
+        """Images per seed: the source and each edit."""
+        return 1 + len(self.targets)
+
+    @cached_property
+    def length(self) -> int:
+        """Context positions of every row: shorter prompts are repeated up to the common multiple."""
+        return math.lcm(self.source.length, *(target.length for target in self.targets))
+
+    def find(self, name: str, prompt: Prompt) -> tuple[int, ...]:
+        """Positions in ``prompt`` of the word or phrase ``name`` (``name#2``: its second occurrence), or empty.
+
+        Both are tokenised alike, so case, spacing and words of several pieces do not matter.
+
+        Raises:
+            ValueError: ``name`` holds no word, or asks for occurrence 0.
+        """
+        text, occurrence = name, None
+        numbered = re.fullmatch(r"(.*\S)#(\d+)", name.strip())
+        if numbered:
+            text, occurrence = numbered[1], int(numbered[2])
+            if occurrence < 1:
+                raise ValueError(f"Occurrences are counted from 1, got {name!r}. Write {text}#1 for the first one.")
+        wanted = self.tokenize(text)
+        if not wanted:
+            raise ValueError(f"Wanted a word of the prompt, got {name!r}, which the text encoder reads as nothing.")
+        return prompt.find(wanted, occurrence)
+
+
+def split_edits(text: str) -> tuple[str, ...]:
+    """The edited prompts in a text box: separated by a line that holds only ``---``."""
+    return tuple(part.strip() for part in re.split(r"(?m)^[ \t]*---[ \t]*$", text))
+
+
+def build_prompt(text: str, chunks: Iterable[Sequence[Piece]]) -> Prompt:
+    """Group the pieces of the encoder's chunks into words.
+
+    A word ends at a piece with ``</w>`` or where its segment ends (a textual-inversion embedding has no marker).
+    """
+    words: list[Word] = []
+    starts: list[int] = []
+    ends: list[int] = []
+    padding: list[int] = []
+    pending: list[tuple[Piece, int]] = []
+
+    def close_word() -> None:
+        if pending:
+            letters = "".join(piece.text for piece, _ in pending).removesuffix(WORD_END)
+            words.append(Word(_readable(letters), *(zip(*((piece.id, position) for piece, position in pending)))))
+            pending.clear()
+
+    position = 0
+    for chunk in chunks:
+        content = [i for i, piece in enumerate(chunk) if piece.group]
+        last = content[-1] if content else 0
+        for i, piece in enumerate(chunk):
+            if piece.group:
+                if pending and pending[-1][0].group != piece.group:
+                    close_word()
+                pending.append((piece, position))
+                if piece.text.endswith(WORD_END):
+                    close_word()
+            elif i == 0:
+                starts.append(position)
+            elif i == last + 1:
+                ends.append(position)
+            else:
+                padding.append(position)
+            position += 1
+    close_word()
+    return Prompt(text, tuple(words), tuple(starts), tuple(ends), tuple(padding), position)
+
+
+@lru_cache(maxsize=1)
+def _byte_of_letter() -> dict[str, int]:
+    """The byte-level BPE alphabet: printable Latin-1 stands for itself, the other bytes for letters from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def _readable(letters: str) -> str:
+    """What a person typed, from the vocabulary's letters (``cafÃ©`` -> ``café``)."""
+    alphabet = _byte_of_letter()
+    if any(letter not in alphabet for letter in letters):
+        return letters
+    return bytes(alphabet[letter] for letter in letters).decode("utf-8", errors="replace")

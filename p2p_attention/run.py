@@ -1,0 +1,84 @@
+"""The state of one sampling run: made when sampling starts, gone when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import torch
+
+from .align import align
+from .attention import RowEquation, RowProgram, RowState, row_equation, row_program
+from .edit import Edit, combine
+from .prompt import PromptPair
+
+SIGMA_TOLERANCE = 1e-4  # samplers recompute a step's sigma through logarithms; neighbours differ by far more
+
+
+class EditRun:
+    """Knows, at each model call, what is to be done to which rows.
+
+    Args:
+        edits: the edits on the model, in any order.
+        pairs: conditioning id -> the pair it was made from.
+        sigmas: the run's noise levels, falling, one more than there are steps.
+    """
+
+    def __init__(self, edits: Sequence[Edit], pairs: Mapping[Hashable, PromptPair], sigmas: Sequence[float]):
+        self.steps = len(sigmas) - 1
+        self._sigmas = tuple(sigmas)
+        self._pairs = dict(pairs)
+        self._edits = {pair: [edit for edit in edits if edit.pair == pair] for pair in self._pairs.values()}
+        self._states: dict[tuple[PromptPair, int], tuple[RowState, ...]] = {}
+        self._programs: dict[tuple, RowProgram] = {}
+
+    def step_of(self, sigma: float) -> int:
+        """The step a noise level belongs to: i for sigmas[i] and everything down to, without, sigmas[i + 1].
+
+        So samplers may call the model as often as they like within a step.
+        """
+        reached = sum(each >= sigma * (1.0 - SIGMA_TOLERANCE) for each in self._sigmas[:-1])
+        return min(max(reached - 1, 0), self.steps - 1)
+
+    def program(
+        self, step: int, conditionings: Sequence[Hashable], rows: int, length: int, device: torch.device
+    ) -> RowProgram | None:
+        """How to rewrite a batch of ``rows`` rows and ``length`` context positions, or None to leave it alone.
+
+        Args:
+            step: index of the step, from 0.
+            conditionings: id of each chunk's conditioning, in the batch's order.
+        """
+        states = tuple(self._row_states(uuid, step) for uuid in conditionings)
+        if all(state is None for state in states):
+            return None
+        key = (states, tuple(conditionings), rows, length, device)
+        if key not in self._programs:
+            chunks = [self._equations(uuid, chunk, length) for uuid, chunk in zip(conditionings, states)]
+            self._programs[key] = row_program(chunks, rows, length, device)
+        return self._programs[key]
+
+    def pair_of(self, conditioning: Hashable) -> PromptPair | None:
+        """The pair that a conditioning was made from, if any."""
+        return self._pairs.get(conditioning)
+
+    def _row_states(self, conditioning: Hashable, step: int) -> tuple[RowState, ...] | None:
+        pair = self._pairs.get(conditioning)
+        if pair is None:
+            return None
+        if (pair, step) not in self._states:
+            self._states[pair, step] = tuple(
+                combine(self._edits[pair], row, step, self.steps) for row in range(len(pair.targets))
+            )
+        states = self._states[pair, step]
+        return None if all(state.idle for state in states) else states
+
+    def _equations(
+        self, conditioning: Hashable, states: tuple[RowState, ...] | None, length: int
+    ) -> list[RowEquation | None] | None:
+        if states is None:
+            return None
+        pair = self._pairs[conditioning]
+        return [
+            row_equation(align(pair.source, target).matrix, state, length)
+            for target, state in zip(pair.targets, states)
+        ]
