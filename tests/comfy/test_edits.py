@@ -5,15 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from explicit_softmax import CONTEXT, RowEdit, edited_model, moved_mass
+from sampling import DEFAULTS, PHRASE, SOURCE, SWAP, Sampling, latent, relative_error
 from small_models import FAMILIES
 
-STEPS, CFG = 5, 4.0
-SOURCE = "a cat on a red chair"
-SWAP, PHRASE, SAME = "a dog on a red chair", "a cat on a small red chair", SOURCE
-NEGATIVE = "blurry"
+SAME = SOURCE
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module")
 def family(request, host):
     return FAMILIES[request.param]()
 
@@ -23,45 +21,12 @@ def sd15(host):
     return FAMILIES["sd15"]()
 
 
-def latent(seeds=1, height=20, width=12):
-    return {"samples": torch.zeros(seeds, 4, height, width)}
-
-
-def encode(run_node, clip, text):
-    return run_node("CLIPTextEncode", clip=clip, text=text)[0]
-
-
-def pair_of(run_node, clip, *targets):
-    return run_node("P2PPromptPair", clip=clip, source=SOURCE, target="\n---\n".join(targets))
-
-
-def ksampler(run_node, model, positive, negative, image, seed=7, **settings):
-    settings = {"steps": STEPS, "cfg": CFG, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, **settings}
-    inputs = {"model": model, "seed": seed, "positive": positive, "negative": negative, "latent_image": image}
-    return run_node("KSampler", **inputs, **settings)[0]["samples"]
-
-
-def stock_rows(model, positive, negative, image, rows, seed=7):
-    """The stock sampler on rows that share their noise, seed by seed."""
-    import comfy.sample
-
-    noise = comfy.sample.prepare_noise(image["samples"], seed).repeat_interleave(rows, 0)
-    images = image["samples"].repeat_interleave(rows, 0)
-    return comfy.sample.sample(
-        model, noise, STEPS, CFG, "euler", "normal", positive, negative, images, denoise=1.0, seed=seed, disable_pbar=True
-    )
-
-
-def relative_error(got, wanted):
-    return float((got - wanted).abs().max() / wanted.std())
-
-
-def float32_floor(model, positive, negative, image, rows):
+def float32_floor(sampling, positive, image, rows):
     """How far the host's float32 attention is from float64 softmax, without any edit."""
     idle = RowEdit(torch.eye(CONTEXT).double(), lambda m: 0 * ones(), lambda m: ones(), NEVER)
-    exact = edited_model(model, [idle] * (rows - 1), self_tokens=0)
+    exact = edited_model(sampling.model, [idle] * (rows - 1), self_tokens=0)
     return relative_error(
-        stock_rows(model, positive, negative, image, rows), stock_rows(exact, positive, negative, image, rows)
+        sampling.stock_rows(positive, rows, image), sampling.stock_rows(positive, rows, image, model=exact)
     )
 
 
@@ -107,7 +72,6 @@ def gain(positions, scale, window=(0, 1)):
 
 
 NEVER = within(0, 0)
-DEFAULTS = {"cross_start": 0.0, "cross_end": 0.8, "self_start": 0.0, "self_end": 0.4}
 
 # name -> (targets, [(node, inputs)], oracle row edits)
 CASES = {
@@ -184,23 +148,23 @@ CASES = {
 
 
 def check_against_explicit_softmax(run_node, family, case, seeds=2, height=20, width=12):
-    model, clip = family
+    sampling = Sampling(run_node, *family)
     targets, edits, row_edits = CASES[case]
-    positive, pair = pair_of(run_node, clip, *targets)
-    negative = encode(run_node, clip, NEGATIVE)
-    patched = model
+    positive, pair = sampling.pair(*targets)
+    patched = sampling.model
     for node, inputs in edits:
-        (patched,) = run_node(node, model=patched, pair=pair, **inputs)
+        patched = sampling.edit(pair, node, patched, **inputs)
     image = latent(seeds, height, width)
-    got = ksampler(run_node, patched, positive, negative, image)
-
     rows = 1 + len(targets)
-    unedited = stock_rows(model, positive, negative, image, rows)
-    oracle = edited_model(model, row_edits, self_tokens=max(256, height * width // 16))
-    wanted = stock_rows(oracle, positive, negative, image, rows)
+    got = sampling.ksampler(patched, positive, image)
+
+    unedited = sampling.stock_rows(positive, rows, image)
+    oracle = edited_model(sampling.model, row_edits, self_tokens=max(256, height * width // 16))
+    wanted = sampling.stock_rows(positive, rows, image, model=oracle)
+
     assert got.shape[0] == seeds * rows
     assert torch.equal(got[::rows], unedited[::rows]), "the source row is the unedited one, bit for bit"
-    assert relative_error(got, wanted) < 10 * float32_floor(model, positive, negative, image, rows)
+    assert relative_error(got, wanted) < 10 * float32_floor(sampling, positive, image, rows)
     for row in range(1, rows):
         assert relative_error(got[row::rows], unedited[row::rows]) > 1e-2, "the edit does something"
 
@@ -210,6 +174,19 @@ def test_edit_equals_explicit_softmax(run_node, sd15, case):
     check_against_explicit_softmax(run_node, sd15, case)
 
 
-@pytest.mark.parametrize("case", ["three edits"])
-def test_every_family_of_models(run_node, family, case):
-    check_against_explicit_softmax(run_node, family, case)
+@pytest.mark.parametrize("backend", ["attention_basic", "attention_split", "attention_sub_quad", "attention_pytorch"])
+def test_every_attention_back_end(run_node, sd15, backend, monkeypatch):
+    import comfy.ldm.modules.attention as attention
+
+    monkeypatch.setattr(attention, "optimized_attention", getattr(attention, backend))
+    check_against_explicit_softmax(run_node, sd15, "refine, then reweight", seeds=1)
+
+
+def test_self_attention_only_in_coarse_layers(run_node, sd15):
+    """32 x 20 latents have layers of 640 and 160 tokens: only the second takes part."""
+    check_against_explicit_softmax(run_node, sd15, "replace", seeds=1, height=32, width=20)
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"], indirect=True)
+def test_every_family_of_models(run_node, family):
+    check_against_explicit_softmax(run_node, family, "three edits")

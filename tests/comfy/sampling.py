@@ -1,0 +1,69 @@
+"""Shared steps of the tests that sample: encode, edit, run the stock sampler."""
+
+from __future__ import annotations
+
+import torch
+
+STEPS, CFG = 5, 4.0
+SOURCE = "a cat on a red chair"
+SWAP = "a dog on a red chair"
+PHRASE = "a cat on a small red chair"
+DEFAULTS = {"cross_start": 0.0, "cross_end": 0.8, "self_start": 0.0, "self_end": 0.4}
+NO_WINDOW = {"cross_start": 0.0, "cross_end": 0.0, "self_start": 0.0, "self_end": 0.0}
+
+
+class Sampling:
+    """Graph nodes as methods. ``run_node`` is the fixture of the same name."""
+
+    def __init__(self, run_node, model, clip):
+        self.run_node, self.model, self.clip = run_node, model, clip
+
+    def encode(self, text="blurry"):
+        return self.run_node("CLIPTextEncode", clip=self.clip, text=text)[0]
+
+    def pair(self, *targets, source=SOURCE):
+        return self.run_node("P2PPromptPair", clip=self.clip, source=source, target="\n---\n".join(targets))
+
+    def edit(self, pair, node="P2PAttentionReplace", model=None, **inputs):
+        inputs = inputs or DEFAULTS
+        return self.run_node(node, model=model or self.model, pair=pair, **inputs)[0]
+
+    def ksampler(self, model, positive, image=None, negative=None, seed=7, **settings):
+        settings = {"steps": STEPS, "cfg": CFG, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, **settings}
+        return self.run_node(
+            "KSampler",
+            model=model,
+            seed=seed,
+            positive=positive,
+            negative=negative or self.encode(),
+            latent_image=image or latent(),
+            **settings,
+        )[0]["samples"]
+
+    def stock_rows(self, positive, rows, image=None, negative=None, seed=7, model=None, sampler="euler", cfg=CFG):
+        """The stock sampler on rows that share their noise, seed by seed."""
+        import comfy.sample
+
+        samples = (image or latent())["samples"]
+        return comfy.sample.sample(
+            model or self.model,
+            comfy.sample.prepare_noise(samples, seed).repeat_interleave(rows, 0),
+            STEPS,
+            cfg,
+            sampler,
+            "normal",
+            positive,
+            negative or self.encode(),
+            samples.repeat_interleave(rows, 0),
+            denoise=1.0,
+            seed=seed,
+            disable_pbar=True,
+        )
+
+
+def latent(seeds=1, height=20, width=12):
+    return {"samples": torch.zeros(seeds, 4, height, width)}
+
+
+def relative_error(got, wanted):
+    return float((got - wanted).abs().max() / wanted.std())
