@@ -97,25 +97,26 @@ def align(source: Prompt, target: Prompt) -> Alignment:
 
 
 def _shared_words(source: Sequence[Word], target: Sequence[Word]) -> list[tuple[int, int]]:
-    """Index pairs of equal words on the best path: match +1, mismatch -1, gap -1."""
-    score = [[-(i + j) if i == 0 or j == 0 else 0 for j in range(len(target) + 1)] for i in range(len(source) + 1)]
-    for i, a in enumerate(source, 1):
-        for j, b in enumerate(target, 1):
-            diagonal = score[i - 1][j - 1] + (1 if a.ids == b.ids else -1)
-            score[i][j] = max(diagonal, score[i - 1][j] - 1, score[i][j - 1] - 1)
+    """Index pairs of equal words on the best path: match +1, mismatch -1, gap -1; of equally good ones the leftmost."""
+    rows, columns = len(source), len(target)
+    # best[i][j] is the score of aligning what follows: source[i:] with target[j:]
+    best = [[-(rows - i) - (columns - j) for j in range(columns + 1)] for i in range(rows + 1)]
+    step = [[1 if a.ids == b.ids else -1 for b in target] for a in source]
+    for i in reversed(range(rows)):
+        for j in reversed(range(columns)):
+            best[i][j] = max(best[i + 1][j + 1] + step[i][j], best[i + 1][j] - 1, best[i][j + 1] - 1)
     pairs = []
-    i, j = len(source), len(target)
-    while i and j:
-        equal = source[i - 1].ids == target[j - 1].ids
-        if score[i][j] == score[i - 1][j - 1] + (1 if equal else -1):
-            i, j = i - 1, j - 1
-            if equal:
+    i = j = 0
+    while i < rows and j < columns:
+        if best[i][j] == best[i + 1][j + 1] + step[i][j]:
+            if step[i][j] == 1:
                 pairs.append((i, j))
-        elif score[i][j] == score[i - 1][j] - 1:
-            i -= 1
+            i, j = i + 1, j + 1
+        elif best[i][j] == best[i + 1][j] - 1:
+            i += 1
         else:
-            j -= 1
-    return pairs[::-1]
+            j += 1
+    return pairs
 
 
 def _changed_spans(source: tuple[Word, ...], target: tuple[Word, ...]) -> list[Span]:

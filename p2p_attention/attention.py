@@ -17,13 +17,14 @@ the edited rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 PAPER_SELF_TOKENS = 16 * 16  # the paper's largest self-attention layer to inject into, at its 64 x 64 latent
-PAPER_SELF_AREA_DIVISOR = 16  # the same layer as a part of the latent's area, for other sizes
+PAPER_SELF_DIVISOR = 4  # the latent's height and width over that layer's, for other sizes
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class RowEquation:
 
 @dataclass(frozen=True)
 class RowProgram:
-    """How to rewrite a batch of N rows for one attention call. E rows appended, index tensors on the batch's device.
+    """How to rewrite a batch of N rows for one attention call, E rows appended. Tensors are where the batch is.
 
     Args:
         query: (N + E,) which row's hidden state and context make queries and keys.
@@ -106,7 +107,11 @@ def row_equation(alignment: torch.Tensor, state: RowState, length: int) -> RowEq
 
 
 def row_program(
-    chunks: Sequence[Sequence[RowEquation | None] | None], rows: int, length: int, device: torch.device
+    chunks: Sequence[Sequence[RowEquation | None] | None],
+    rows: int,
+    length: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> RowProgram:
     """Lay the equations of every chunk out over the rows of one batch.
 
@@ -114,7 +119,7 @@ def row_program(
         chunks: per chunk None (not ours), or the equations of the edited rows of one group, R - 1 of them.
         rows: N, rows of the whole batch.
         length: L, context positions.
-        device: where the batch is.
+        device, dtype: the batch's.
     """
     per_chunk = rows // len(chunks)
     query, value, self_query = list(range(rows)), list(range(rows)), list(range(rows))
@@ -145,7 +150,8 @@ def row_program(
                 split.append(row)
 
     def stack(parts: Sequence[tuple[int, torch.Tensor]], shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.stack([part.reshape(shape) for _, part in parts]).to(device) if parts else torch.empty(0, *shape)
+        stacked = torch.stack([part.reshape(shape) for _, part in parts]) if parts else torch.empty(0, *shape)
+        return stacked.to(device, dtype)
 
     def index(numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=device)
@@ -179,9 +185,9 @@ def rewrite_cross_attention(
     values = value.index_select(0, program.value)
     if len(program.injected):
         own = value.index_select(0, program.injected)
-        values[program.injected] = program.matrices.to(value.dtype) @ own
+        values.index_copy_(0, program.injected, program.matrices @ own)
     if len(program.scaled):
-        values[program.scaled] *= program.scales.to(value.dtype)
+        values.index_copy_(0, program.scaled, program.scales * values.index_select(0, program.scaled))
     return hidden.index_select(0, program.query), context.index_select(0, program.query), values
 
 
@@ -189,9 +195,8 @@ def merge_cross_attention(program: RowProgram, output: torch.Tensor) -> torch.Te
     """Take the mean of the two terms of the rows computed twice: (N + E, Q, C) -> (N, Q, C)."""
     if not len(program.split):
         return output
-    merged = output[: program.rows]
-    merged[program.split] = (merged[program.split] + output[program.rows :]) * 0.5
-    return merged
+    first, second = output[: program.rows], output[program.rows :]
+    return first.index_copy(0, program.split, (first.index_select(0, program.split) + second) * 0.5)
 
 
 def rewrite_self_attention(
@@ -203,9 +208,11 @@ def rewrite_self_attention(
     return queries, keys, value
 
 
-def injects_self_attention(tokens: int, latent_area: int) -> bool:
+def injects_self_attention(tokens: int, height: int, width: int) -> bool:
     """Whether a layer of ``tokens`` image tokens is coarse enough for self-attention injection.
 
-    The paper injects at 16 x 16 and below for its 64 x 64 latent: a 16th of the area, and at least 16 x 16.
+    The paper injects at 16 x 16 and below for its 64 x 64 latent. Here: at a quarter of the latent's height and width
+    (layers round up), and always at 16 x 16 and below.
     """
-    return tokens <= max(PAPER_SELF_TOKENS, latent_area // PAPER_SELF_AREA_DIVISOR)
+    quarter = math.ceil(height / PAPER_SELF_DIVISOR) * math.ceil(width / PAPER_SELF_DIVISOR)
+    return tokens <= max(PAPER_SELF_TOKENS, quarter)

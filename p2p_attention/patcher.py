@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -267,8 +268,8 @@ def _install(run: EditRun, model_options: dict) -> None:
         return output if program is None else merge_cross_attention(program, output)
 
     def self_attention(hidden, context, value, extra_options):
-        latent = extra_options["original_shape"]
-        if not injects_self_attention(hidden.shape[1], latent[-2] * latent[-1]):
+        height, width = extra_options["original_shape"][-2:]
+        if not injects_self_attention(hidden.shape[1], height, width):
             return hidden, context, value
         program = _program(run, hidden, None, extra_options)
         if program is None or program.self_query is None:
@@ -286,7 +287,7 @@ def _install(run: EditRun, model_options: dict) -> None:
 
 
 def _program(run: EditRun, hidden: torch.Tensor, length: int | None, extra_options: dict) -> RowProgram | None:
-    """This call's row program. Self-attention has no context; its program is laid out for the pair's own length."""
+    """This call's row program. Self-attention has no context; its program is laid out for the pairs' own length."""
     conditionings = extra_options["uuids"]
     pairs = [pair for pair in map(run.pair_of, conditionings) if pair is not None]
     if not pairs:
@@ -298,14 +299,15 @@ def _program(run: EditRun, hidden: torch.Tensor, length: int | None, extra_optio
             f"{rows} rows in attention: another node expands or splits the batch there (regional prompts through "
             "attention do). Remove it from the model; Conditioning (Set Area / Set Mask) works."
         )
+    pair_length = math.lcm(*(pair.length for pair in pairs))
     if length is None:
-        length = pairs[0].length
-    if any(length % pair.length for pair in pairs):
+        length = pair_length
+    if length % pair_length:
         raise ValueError(
-            f"Wanted a context of a multiple of {pairs[0].length} tokens (the prompt pair's), got {length}: another node "
+            f"Wanted a context of a multiple of {pair_length} tokens (the prompt pair's), got {length}: another node "
             "adds tokens to the context. Remove it from the model."
         )
-    return run.program(extra_options[STEP_KEY], conditionings, rows, length, hidden.device)
+    return run.program(extra_options[STEP_KEY], conditionings, rows, length, hidden.device, hidden.dtype)
 
 
 # -------------------------------------------------------------------------------------------------- noise and previews

@@ -111,7 +111,7 @@ class PromptPair:
 
 def split_edits(text: str) -> tuple[str, ...]:
     """The edited prompts in a text box: separated by a line that holds only ``---``."""
-    return tuple(part.strip() for part in re.split(r"(?m)^[ \t]*---[ \t]*$", text))
+    return tuple(part.strip() for part in re.split(r"(?m)^[ \t]*---[ \t]*\r?$", text))
 
 
 def build_prompt(text: str, chunks: Iterable[Sequence[Piece]]) -> Prompt:

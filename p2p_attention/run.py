@@ -28,8 +28,8 @@ class EditRun:
         self._sigmas = tuple(sigmas)
         self._pairs = dict(pairs)
         self._edits = {pair: [edit for edit in edits if edit.pair == pair] for pair in self._pairs.values()}
-        self._states: dict[tuple[PromptPair, int], tuple[RowState, ...]] = {}
-        self._programs: dict[tuple, RowProgram] = {}
+        self._calls: dict[tuple, RowProgram | None] = {}  # looked up once per attention layer: a cheap key
+        self._programs: dict[tuple, RowProgram] = {}  # steps with the same gates and gains share a program
 
     def step_of(self, sigma: float) -> int:
         """The step a noise level belongs to: i for sigmas[i] and everything down to, without, sigmas[i + 1].
@@ -40,7 +40,13 @@ class EditRun:
         return min(max(reached - 1, 0), self.steps - 1)
 
     def program(
-        self, step: int, conditionings: Sequence[Hashable], rows: int, length: int, device: torch.device
+        self,
+        step: int,
+        conditionings: Sequence[Hashable],
+        rows: int,
+        length: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> RowProgram | None:
         """How to rewrite a batch of ``rows`` rows and ``length`` context positions, or None to leave it alone.
 
@@ -48,28 +54,26 @@ class EditRun:
             step: index of the step, from 0.
             conditionings: id of each chunk's conditioning, in the batch's order.
         """
-        states = tuple(self._row_states(uuid, step) for uuid in conditionings)
-        if all(state is None for state in states):
-            return None
-        key = (states, tuple(conditionings), rows, length, device)
-        if key not in self._programs:
-            chunks = [self._equations(uuid, chunk, length) for uuid, chunk in zip(conditionings, states)]
-            self._programs[key] = row_program(chunks, rows, length, device)
-        return self._programs[key]
+        layout = (*conditionings, rows, length, device, dtype)
+        call = (step, *layout)
+        if call not in self._calls:
+            states = tuple(self._row_states(conditioning, step) for conditioning in conditionings)
+            if any(states) and (states, layout) not in self._programs:
+                chunks = [self._equations(each, state, length) for each, state in zip(conditionings, states)]
+                self._programs[states, layout] = row_program(chunks, rows, length, device, dtype)
+            self._calls[call] = self._programs.get((states, layout))
+        return self._calls[call]
 
     def pair_of(self, conditioning: Hashable) -> PromptPair | None:
         """The pair that a conditioning was made from, if any."""
         return self._pairs.get(conditioning)
 
     def _row_states(self, conditioning: Hashable, step: int) -> tuple[RowState, ...] | None:
-        pair = self._pairs.get(conditioning)
+        """What happens to each edited row of a chunk at a step; None if nothing does."""
+        pair = self.pair_of(conditioning)
         if pair is None:
             return None
-        if (pair, step) not in self._states:
-            self._states[pair, step] = tuple(
-                combine(self._edits[pair], row, step, self.steps) for row in range(len(pair.targets))
-            )
-        states = self._states[pair, step]
+        states = tuple(combine(self._edits[pair], row, step, self.steps) for row in range(len(pair.targets)))
         return None if all(state.idle for state in states) else states
 
     def _equations(
