@@ -31,21 +31,22 @@ def moved_mass(groups: list[tuple[list[int], list[int]]], length: int = CONTEXT)
     return matrix
 
 
-def edited_model(model, row_edits: list[RowEdit], self_tokens: int):
-    """A clone of the stock model whose attention is computed by explicit softmax in float64, with the edits in it.
+def edited_model(model, row_edits: list[RowEdit], self_tokens: int, precision: torch.dtype = torch.float64):
+    """A clone of the stock model whose attention is computed by explicit softmax, with the edits in it.
 
     Args:
         row_edits: one per edited row; every group is the source row and these.
         self_tokens: largest number of image tokens of a layer that takes part in self-attention injection.
+        precision: of the maps.
     """
     group = 1 + len(row_edits)
 
     def softmax_maps(q, k, heads):
-        q, k = (t.double().unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k))
+        q, k = (t.to(precision).unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k))
         return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)  # (N, H, Q, S)
 
     def apply(maps, v, heads, dtype):
-        out = maps @ v.double().unflatten(-1, (heads, -1)).transpose(1, 2)
+        out = maps @ v.to(precision).unflatten(-1, (heads, -1)).transpose(1, 2)
         return out.transpose(1, 2).flatten(2).to(dtype)
 
     def edited_rows(options, rows):
@@ -64,8 +65,8 @@ def edited_model(model, row_edits: list[RowEdit], self_tokens: int):
         maps = softmax_maps(q, k, options["n_heads"])
         edited = maps.clone()
         for source, row, edit, middle in edited_rows(options, q.shape[0]):
-            g, c = edit.gate(middle).double(), edit.gain(middle).double()
-            edited[row] = (maps[source] @ edit.alignment * g + maps[row] * (1 - g)) * c
+            g, c, alignment = (t.to(maps) for t in (edit.gate(middle), edit.gain(middle), edit.alignment))
+            edited[row] = (maps[source] @ alignment * g + maps[row] * (1 - g)) * c
         return apply(edited, v, options["n_heads"], q.dtype)
 
     def self_attention(q, k, v, options):

@@ -55,13 +55,13 @@ def _clip(model_class, tokenizer_class, names: list[str]):
     return clip
 
 
-def sd15():
-    """(model, clip): eps prediction, convolutions around the transformer, 8 heads."""
+def sd15(**unet):
+    """(model, clip): eps prediction, convolutions around the transformer, 8 heads. ``unet`` changes its size."""
     import comfy.model_base
     import comfy.sd1_clip
     import comfy.supported_models
 
-    config = comfy.supported_models.SD15({**UNET, "context_dim": 32})
+    config = comfy.supported_models.SD15({**UNET, "context_dim": 32, **unet})
     model = comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType.EPS)
     return _patcher(model), _clip(comfy.sd1_clip.SD1ClipModel, comfy.sd1_clip.SD1Tokenizer, ["l"])
 
