@@ -38,11 +38,13 @@ def _injection_inputs() -> list[io.Input]:
         _fraction(
             "cross_end",
             0.8,
-            "Until when the source's layout is taken over. Higher keeps more of the source, lower lets the edit change more.",
+            "Until when the source's layout is taken over. Higher keeps more of the source, lower changes more.",
         ),
         _fraction("self_start", 0.0, "When the source's shapes are first taken over, as a fraction of the steps."),
         _fraction(
-            "self_end", 0.4, "Until when the source's shapes are taken over. Lower it if the new object is forced into the old outline."
+            "self_end",
+            0.4,
+            "Until when the source's shapes are taken over. Lower it if a new object is forced into the old outline.",
         ),
         io.String.Input(
             "word_windows",
@@ -57,7 +59,9 @@ def _injection_inputs() -> list[io.Input]:
 
 
 def _model_output() -> list[io.Output]:
-    return [io.Model.Output(display_name="model", tooltip="The model with this edit, for the sampler or the next P2P node.")]
+    return [
+        io.Model.Output(display_name="model", tooltip="The model with this edit: for the sampler or the next P2P node.")
+    ]
 
 
 class AttentionReplace(io.ComfyNode):
@@ -107,13 +111,13 @@ class ReweightToken(io.ComfyNode):
             node_id="P2PReweightToken",
             display_name="P2P Reweight Token",
             category=CATEGORY,
-            description="A fader for words: more of it, less of it, or its opposite, while the rest of the picture stays.",
+            description="A fader for words: more of it, less of it, its opposite. The rest of the picture stays.",
             inputs=[
                 *_model_and_pair(),
                 io.String.Input(
                     "words",
                     default="",
-                    tooltip="Words or phrases of the edited prompt, separated by commas. word#2 is the second occurrence.",
+                    tooltip="Words or phrases of the edited prompt, separated by commas. word#2 is the second one.",
                 ),
                 io.Float.Input(
                     "scale",

@@ -18,21 +18,19 @@ class PromptPair(io.ComfyNode):
             display_name="P2P Prompt Pair",
             category=CATEGORY,
             description=(
-                "The prompt of a picture and how you want to change it. The sampler makes all of them together, from the "
-                "same noise: per seed first the source, then each edit. Connect the pair to a P2P Attention node."
+                "The prompt of a picture and how you want to change it. The sampler makes all of them together, from "
+                "the same noise: per seed first the source, then each edit. Connect the pair to a P2P Attention node."
             ),
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the checkpoint whose model is edited."),
                 io.String.Input(
                     "source",
                     multiline=True,
-                    dynamic_prompts=True,
-                    tooltip="The prompt of the picture you start from. Its image is the one the prompt alone would make.",
+                    tooltip="The prompt of the picture you start from. It is made as this prompt alone would make it.",
                 ),
                 io.String.Input(
                     "target",
                     multiline=True,
-                    dynamic_prompts=True,
                     tooltip="The edited prompt: change or add words. Several edits are separated by a line that holds "
                     "only ---, one image each.",
                 ),

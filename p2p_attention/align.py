@@ -134,7 +134,7 @@ def _changed_spans(source: tuple[Word, ...], target: tuple[Word, ...]) -> list[S
     joined = len(source_head) - paired + 1  # surplus source words join the first target word
     spans = [Span("new", (), (word,)) for word in target_head[:added]]
     spans.append(Span("swapped", source_head[:joined], (target_head[added],)))
-    spans += [Span("swapped", (a,), (b,)) for a, b in zip(source_head[joined:], target_head[added + 1 :])]
+    spans += [Span("swapped", (a,), (b,)) for a, b in zip(source_head[joined:], target_head[added + 1 :], strict=True)]
     spans += [Span("removed", (word,), ()) for word in source_rest] + [Span("new", (), (word,)) for word in target_rest]
     return spans
 

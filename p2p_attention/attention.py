@@ -126,7 +126,7 @@ def row_program(
     injected: list[tuple[int, torch.Tensor]] = []
     scaled: list[tuple[int, torch.Tensor]] = []
     split: list[int] = []
-    for first, equations in zip(range(0, rows, per_chunk), chunks):
+    for first, equations in zip(range(0, rows, per_chunk), chunks, strict=True):
         if equations is None:
             continue
         for source in range(first, first + per_chunk, len(equations) + 1):

@@ -1,7 +1,8 @@
 """The edits of the paper as data: Replace, Refine and Reweight are one kind of frozen ``Edit``.
 
 An ``Edit`` says for each edited prompt when each target position's gate g is open and what its gain c is, the two
-vectors of the formula in ``attention.py``. Edits chain in any order: gates add up (open if any is open), gains multiply.
+vectors of the formula in ``attention.py``. Edits chain in any order: a gate is open if any edit opens it, gains
+multiply.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def reweight(pair: PromptPair, words: str, scale: float, window: Window, edit: i
     """Fader (section 3.2, "Attention Re-weighting"): makes what a word stands for stronger, weaker or its opposite.
 
     The columns of the named words are multiplied by ``scale``, without renormalisation. Alone, shared words also get
-    the source's map during the window, so that only the named words change; after Replace or Refine it scales their map.
+    the source's map during the window, so that only the named words change; beside Replace or Refine it scales theirs.
 
     Args:
         pair: the prompts.
@@ -117,7 +118,7 @@ def reweight(pair: PromptPair, words: str, scale: float, window: Window, edit: i
         raise ValueError(f"Wanted a finite scale, got {scale}. 1 changes nothing, 0 removes, 2 doubles.")
     names = [name.strip() for name in re.split(r"[,\n]", words) if name.strip()]
     if not names:
-        raise ValueError("Wanted at least one word to re-weight, got none. Write words of the edited prompt: night, snow")
+        raise ValueError("Wanted at least one word to re-weight, got none. Write words of the edited prompt.")
     chosen = _chosen_rows(pair, edit)
     found = {name: _find_in_targets(pair, name, chosen) for name in names}
     rows: list[RowEdit | None] = [None] * len(pair.targets)
@@ -144,7 +145,7 @@ def combine(edits: Iterable[Edit], row: int, step: int, steps: int) -> RowState:
     gains = [1.0 for _ in positions]
     for row_edit in active:
         if row_edit.gain_window.contains(step, steps):
-            gains = [gain * factor for gain, factor in zip(gains, row_edit.gains)]
+            gains = [gain * factor for gain, factor in zip(gains, row_edit.gains, strict=True)]
     return RowState(
         gates=tuple(float(any(each.gates[i].contains(step, steps) for each in injecting)) for i in positions),
         gains=tuple(gains),
@@ -206,7 +207,7 @@ def _find_in_targets(pair: PromptPair, name: str, rows: Sequence[int]) -> dict[i
     if not any(found.values()):
         prompts = "; ".join(f"edit {row + 1}: {_listing(pair.targets[row])}" for row in rows)
         raise ValueError(
-            f"Wanted a word of the edited prompt, got {name!r}, which is not there (that often). Its words are: {prompts}."
+            f"Wanted a word of the edited prompt, got {name!r}, which is not there (that often). Its words: {prompts}."
         )
     return found
 

@@ -29,7 +29,7 @@ from .attention import (
     rewrite_self_attention,
 )
 from .edit import Edit
-from .prompt import Piece, Prompt, PromptPair, Word, build_prompt, split_edits
+from .prompt import Piece, Prompt, PromptPair, build_prompt, split_edits
 from .run import EditRun
 
 KEY = "prompt_to_prompt"  # our name in the host's dictionaries
@@ -64,7 +64,7 @@ def encode_pair(clip: Any, source: str, target: str) -> tuple[list, PromptPair]:
     texts = (source, *split_edits(target))
     names = ("source", *(f"edit {i}" for i in range(1, len(texts))))
     prompts = tuple(_tokenize(clip, text) for text in texts)
-    for name, prompt in zip(names, prompts):
+    for name, prompt in zip(names, prompts, strict=True):
         if not prompt.words:
             raise ValueError(
                 f"Wanted a prompt with at least one word for the {name}, got {prompt.text!r}. "
@@ -77,7 +77,7 @@ def encode_pair(clip: Any, source: str, target: str) -> tuple[list, PromptPair]:
         context_dim=schedules[0][0][0].shape[-1],
         tokenize=lambda text: _tokenize(clip, text).words,
     )
-    return [_stack_rows(rows, pair) for rows in zip(*schedules)], pair
+    return [_stack_rows(rows, pair) for rows in zip(*schedules, strict=True)], pair
 
 
 def _tokenize(clip: Any, text: str) -> Prompt:
@@ -110,7 +110,7 @@ def _stack_rows(rows: Sequence[list], pair: PromptPair) -> list:
     """One conditioning entry of R rows from R entries of one row each."""
     tensors = [
         context.repeat(1, pair.length // prompt.length, 1)
-        for (context, _), prompt in zip(rows, (pair.source, *pair.targets))
+        for (context, _), prompt in zip(rows, (pair.source, *pair.targets), strict=True)
     ]
     extras = {**rows[0][1], PAIR_KEY: pair}
     if extras.get("pooled_output") is not None:
@@ -148,8 +148,8 @@ def _require_unet(model: Any, pair: PromptPair) -> None:
         raise ValueError(f"Wanted a UNet with cross-attention, got {kind} without any. {SUPPORTED}")
     if widths != {pair.context_dim}:
         raise ValueError(
-            f"Wanted a prompt pair of width {min(widths)} for this model ({kind}), got width {pair.context_dim}: it was "
-            "made by another model's text encoder. Connect the CLIP of this checkpoint to P2P Prompt Pair."
+            f"Wanted a prompt pair of width {min(widths)} for this model ({kind}), got width {pair.context_dim}: it "
+            "was made by another model's text encoder. Connect the CLIP of this checkpoint to P2P Prompt Pair."
         )
 
 
@@ -222,13 +222,13 @@ def _pairs_of_conditionings(conds: dict[str, list[dict]], edits: Sequence[Edit])
 
 
 def _require_intact(cond: dict, pair: PromptPair) -> None:
-    """A node in between may have joined, cut or replaced the rows; the alignment would then point at the wrong words."""
+    """A node in between may have joined, cut or replaced rows; the alignment would then point at the wrong words."""
     wanted = [pair.rows, pair.length, pair.context_dim]
     got = list(cond["cross_attn"].shape)
     if got != wanted:
         raise ValueError(
-            f"Wanted P2P Prompt Pair's conditioning as it left the node, [rows, tokens, width] = {wanted}, got {got}: a "
-            "node in between changed it. Concatenate the texts in P2P Prompt Pair instead; Conditioning (Combine) works."
+            f"Wanted P2P Prompt Pair's conditioning as it left the node, [rows, tokens, width] = {wanted}, got {got}: "
+            "a node in between changed it. Join the texts in P2P Prompt Pair instead; Conditioning (Combine) works."
         )
     pooled = cond.get("pooled_output")
     if pooled is not None and pooled.shape[0] != pair.rows:
@@ -251,10 +251,9 @@ def _install(run: EditRun, model_options: dict) -> None:
     """Put the attention patches, before all others, and the step counter into this run's model options."""
 
     def count_step(executor: Any, model: Any, conds: Any, x_in: torch.Tensor, timestep: torch.Tensor, options: dict):
-        step = run.step_of(float(timestep[0]))
-        return executor(
-            model, conds, x_in, timestep, {**options, "transformer_options": {**options["transformer_options"], STEP_KEY: step}}
-        )
+        step = {STEP_KEY: run.step_of(float(timestep[0]))}
+        options = {**options, "transformer_options": {**options["transformer_options"], **step}}
+        return executor(model, conds, x_in, timestep, options)
 
     def cross_attention(hidden, context, value, extra_options):
         program = _program(run, hidden, context.shape[1], extra_options)
@@ -295,8 +294,8 @@ def _program(run: EditRun, hidden: torch.Tensor, length: int | None, extra_optio
     rows = hidden.shape[0]
     if rows != extra_options["original_shape"][0] or rows % (len(conditionings) * pairs[0].rows):
         raise ValueError(
-            f"Wanted {len(conditionings)} conditionings of whole groups of {pairs[0].rows} rows (source and edits), got "
-            f"{rows} rows in attention: another node expands or splits the batch there (regional prompts through "
+            f"Wanted {len(conditionings)} conditionings of whole groups of {pairs[0].rows} rows (source and edits), "
+            f"got {rows} rows in attention: another node expands or splits the batch there (regional prompts through "
             "attention do). Remove it from the model; Conditioning (Set Area / Set Mask) works."
         )
     pair_length = math.lcm(*(pair.length for pair in pairs))

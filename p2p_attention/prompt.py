@@ -45,7 +45,7 @@ class Prompt:
     length: int
 
     def find(self, wanted: Sequence[Word], occurrence: int | None = None) -> tuple[int, ...]:
-        """Positions of ``wanted`` (a word or phrase, tokenised), of its n-th occurrence only if ``occurrence`` is given.
+        """Positions of ``wanted``, a tokenised word or phrase; of its n-th occurrence only if ``occurrence`` is given.
 
         Empty when it does not occur (that often).
         """
@@ -128,7 +128,9 @@ def build_prompt(text: str, chunks: Iterable[Sequence[Piece]]) -> Prompt:
     def close_word() -> None:
         if pending:
             letters = "".join(piece.text for piece, _ in pending).removesuffix(WORD_END)
-            words.append(Word(_readable(letters), *(zip(*((piece.id, position) for piece, position in pending)))))
+            words.append(
+                Word(_readable(letters), *(zip(*((piece.id, position) for piece, position in pending), strict=True)))
+            )
             pending.clear()
 
     position = 0

@@ -59,7 +59,9 @@ class EditRun:
         if call not in self._calls:
             states = tuple(self._row_states(conditioning, step) for conditioning in conditionings)
             if any(states) and (states, layout) not in self._programs:
-                chunks = [self._equations(each, state, length) for each, state in zip(conditionings, states)]
+                chunks = [
+                    self._equations(each, state, length) for each, state in zip(conditionings, states, strict=True)
+                ]
                 self._programs[states, layout] = row_program(chunks, rows, length, device, dtype)
             self._calls[call] = self._programs.get((states, layout))
         return self._calls[call]
@@ -84,5 +86,5 @@ class EditRun:
         pair = self._pairs[conditioning]
         return [
             row_equation(align(pair.source, target).matrix, state, length)
-            for target, state in zip(pair.targets, states)
+            for target, state in zip(pair.targets, states, strict=True)
         ]

@@ -29,7 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
-    parser.add_argument("--skip-maps", action="store_true", help="leave the materialised maps out (they need much memory)")
+    parser.add_argument("--skip-maps", action="store_true", help="leave out the run that builds every map")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     return parser.parse_args()
 
@@ -158,7 +158,11 @@ def main() -> None:
                 function()
                 seconds[kind].append(time.perf_counter() - start)
         median = {kind: statistics.median(values) for kind, values in seconds.items()}
-        cells = [f"{median[kind] / median['stock']:.3f} | {memory[kind] / memory['stock']:.3f}" for kind in runs if kind != "stock"]
+        cells = [
+            f"{median[kind] / median['stock']:.3f} | {memory[kind] / memory['stock']:.3f}"
+            for kind in runs
+            if kind != "stock"
+        ]
         lines.append(f"| {name} | " + " | ".join(cells + ["not run | not run"] * options.skip_maps) + " |")
         print(lines[-1], flush=True)
     table = "\n".join(lines)

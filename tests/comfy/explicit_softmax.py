@@ -23,7 +23,7 @@ class RowEdit(NamedTuple):
 
 
 def moved_mass(groups: list[tuple[list[int], list[int]]], length: int = CONTEXT) -> torch.Tensor:
-    """A from lists of (source positions, target positions): each group's attention is moved over in order, kept in sum."""
+    """A from lists of (source positions, target positions): each group's attention is moved over in order."""
     matrix = torch.zeros(length, length, dtype=torch.float64)
     for rows, columns in groups:
         for cell in range(len(rows) * len(columns)):

@@ -29,7 +29,14 @@ class Sampling:
         return self.run_node(node, model=model or self.model, pair=pair, **inputs)[0]
 
     def ksampler(self, model, positive, image=None, negative=None, seed=7, **settings):
-        settings = {"steps": STEPS, "cfg": CFG, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, **settings}
+        settings = {
+            "steps": STEPS,
+            "cfg": CFG,
+            "sampler_name": "euler",
+            "scheduler": "normal",
+            "denoise": 1.0,
+            **settings,
+        }
         return self.run_node(
             "KSampler",
             model=model,

@@ -1,4 +1,4 @@
-"""Small models of the host's own classes with random weights: the architectures of SD 1.5, SD 2 and SDXL, in miniature."""
+"""Small models of the host's own classes with random weights: SD 1.5, SD 2 and SDXL in miniature."""
 
 from __future__ import annotations
 

@@ -51,7 +51,9 @@ def test_word_not_in_the_prompt_lists_the_words(sampling, word):
         sampling.edit(pair, word_windows=f"{word}: 0.4", **DEFAULTS)
 
 
-@pytest.mark.parametrize("windows", [{"cross_start": 0.9}, {"self_start": 0.5}, {"cross_end": 1.2}, {"cross_end": float("nan")}])
+@pytest.mark.parametrize(
+    "windows", [{"cross_start": 0.9}, {"self_start": 0.5}, {"cross_end": 1.2}, {"cross_end": float("nan")}]
+)
 def test_bad_windows(sampling, windows):
     _, pair = sampling.pair(SWAP)
     with pytest.raises(ValueError, match="0 <= start <= end <= 1.*got start"):
@@ -143,7 +145,11 @@ def refuses(sampling, monkeypatch):
 
 def test_no_pair_on_the_positive(sampling, refuses):
     _, pair = sampling.pair(SWAP)
-    refuses("(?s)conditioning of the pair 'a cat on a red chair'.*got none.*positive", sampling.edit(pair), sampling.encode())
+    refuses(
+        "(?s)conditioning of the pair 'a cat on a red chair'.*got none.*positive",
+        sampling.edit(pair),
+        sampling.encode(),
+    )
 
 
 def test_pair_of_another_prompt_on_the_positive(sampling, refuses):
@@ -162,7 +168,9 @@ def test_conditioning_changed_on_the_way(sampling, run_node, refuses):
     conditioning, pair = sampling.pair(SWAP)
     (longer,) = run_node("ConditioningConcat", conditioning_to=conditioning, conditioning_from=conditioning)
     refuses(r"as it left the node.*\[2, 77, 32\], got \[2, 154, 32\]", sampling.edit(pair), longer)
-    one_pooled = [[conditioning[0][0], {**conditioning[0][1], "pooled_output": conditioning[0][1]["pooled_output"][:1]}]]
+    one_pooled = [
+        [conditioning[0][0], {**conditioning[0][1], "pooled_output": conditioning[0][1]["pooled_output"][:1]}]
+    ]
     refuses("Wanted 2 pooled rows.*got 1", sampling.edit(pair), one_pooled)
 
 

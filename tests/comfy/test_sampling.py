@@ -167,13 +167,32 @@ def test_custom_samplers_give_what_ksampler_gives(sampling, run_node):
     (sigmas,) = run_node("BasicScheduler", model=model, scheduler="normal", steps=STEPS, denoise=1.0)
 
     advanced = run_node(
-        "KSamplerAdvanced", model=model, add_noise="enable", noise_seed=7, steps=STEPS, cfg=CFG,
-        sampler_name="euler_ancestral", scheduler="normal", positive=conditioning, negative=negative,
-        latent_image=latent(), start_at_step=0, end_at_step=1000, return_with_leftover_noise="disable",
+        "KSamplerAdvanced",
+        model=model,
+        add_noise="enable",
+        noise_seed=7,
+        steps=STEPS,
+        cfg=CFG,
+        sampler_name="euler_ancestral",
+        scheduler="normal",
+        positive=conditioning,
+        negative=negative,
+        latent_image=latent(),
+        start_at_step=0,
+        end_at_step=1000,
+        return_with_leftover_noise="disable",
     )[0]["samples"]
     custom, denoised = run_node(
-        "SamplerCustom", model=model, add_noise=True, noise_seed=7, cfg=CFG, positive=conditioning,
-        negative=negative, sampler=sampler, sigmas=sigmas, latent_image=latent(),
+        "SamplerCustom",
+        model=model,
+        add_noise=True,
+        noise_seed=7,
+        cfg=CFG,
+        positive=conditioning,
+        negative=negative,
+        sampler=sampler,
+        sigmas=sigmas,
+        latent_image=latent(),
     )
     (guider,) = run_node("CFGGuider", model=model, positive=conditioning, negative=negative, cfg=CFG)
     (noise,) = run_node("RandomNoise", noise_seed=7)
@@ -205,10 +224,10 @@ def test_previews_show_source_and_edits_side_by_side(sampling):
 
     conditioning, pair = sampling.pair(SWAP, PHRASE)
     shapes = []
-    samples = latent(2, 8, 6)["samples"]
+    noise = comfy.sample.prepare_noise(latent(2, 8, 6)["samples"], 7)
     comfy.sample.sample(
-        sampling.edit(pair), comfy.sample.prepare_noise(samples, 7), STEPS, CFG, "euler", "normal", conditioning,
-        sampling.encode(), samples, callback=lambda i, x0, x, n: shapes.append((i, *x0.shape)), disable_pbar=True, seed=7,
+        sampling.edit(pair), noise, STEPS, CFG, "euler", "normal", conditioning, sampling.encode(), 0 * noise,
+        callback=lambda step, denoised, x, steps: shapes.append((step, *denoised.shape)), disable_pbar=True, seed=7,
     )  # fmt: skip
     assert shapes[:STEPS] == [(i, 1, 4, 8, 18) for i in range(STEPS)]
     assert shapes[STEPS:] == [(STEPS - 1, 6, 4, 8, 6)], "at the end, the real batch for who keeps it"
@@ -232,11 +251,11 @@ def test_the_model_is_left_as_it_was(sampling):
         if step == 2:
             raise Stop
 
-    samples = latent()["samples"]
+    noise = comfy.sample.prepare_noise(latent()["samples"], 7)
     with pytest.raises(Stop):
         comfy.sample.sample(
-            patched, comfy.sample.prepare_noise(samples, 7), STEPS, CFG, "euler", "normal", conditioning,
-            sampling.encode(), samples, callback=interrupt, disable_pbar=True, seed=7,
+            patched, noise, STEPS, CFG, "euler", "normal", conditioning, sampling.encode(), 0 * noise,
+            callback=interrupt, disable_pbar=True, seed=7,
         )  # fmt: skip
     assert torch.equal(sampling.ksampler(sampling.model, sampling.encode(SOURCE)), before)
     assert torch.equal(sampling.ksampler(patched, conditioning), edited)
