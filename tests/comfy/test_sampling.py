@@ -113,6 +113,21 @@ def test_two_pairs_each_with_its_own_edit(sampling, run_node):
     assert relative_error(both, sum(each) / 2) < FLOAT32
 
 
+def test_in_an_area_and_under_a_mask(sampling, run_node):
+    conditioning, pair = sampling.pair(SWAP)
+    mask = torch.zeros(1, 160, 96)
+    mask[:, :80] = 1.0
+    (area,) = run_node("ConditioningSetArea", conditioning=conditioning, width=96, height=80, x=0, y=0, strength=1.0)
+    (masked,) = run_node(
+        "ConditioningSetMask", conditioning=conditioning, mask=mask, strength=1.0, set_cond_area="default"
+    )
+    for placed in (area, masked):
+        combined = placed + sampling.encode("a tree")
+        got, stock = sampling.ksampler(sampling.edit(pair), combined), sampling.stock_rows(combined, 2)
+        assert torch.equal(got[0], stock[0])
+        assert relative_error(got[1], stock[1]) > 1e-2
+
+
 def test_longer_negative_tiles_the_pair(sampling, short_memory):
     conditioning, pair = sampling.pair(PHRASE)
     negative = sampling.encode("blurry, " * 60)

@@ -1,0 +1,153 @@
+"""A real ComfyUI server for the demo and the tests: headless, on a free port, in folders of its own.
+
+Standard library only. ``dev.py`` says through the environment where the host is (COMFYUI) and how to start it
+(P2P_COMFYUI_FLAGS). Only this pack is loaded, nothing is written into the host's own output, input or user folder.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACK = "comfyui-prompt-to-prompt"
+
+
+class ServerError(RuntimeError):
+    """The server did not start, refused a prompt, or failed in it; the message is all that it said."""
+
+
+class ComfyServer:
+    """``with ComfyServer("demo") as server:`` starts the server and ends it, whatever happens inside.
+
+    Args:
+        name: names its log, .host/run/NAME.log.
+        patience_s: how long to wait for it to answer at all (slow machines, cold disks).
+    """
+
+    def __init__(self, name, patience_s=180):
+        if not os.environ.get("COMFYUI"):
+            raise ServerError("wanted COMFYUI to name a ComfyUI folder, got nothing. Start this through dev.py.")
+        self.comfyui = Path(os.environ["COMFYUI"])
+        self.log = ROOT / ".host" / "run" / f"{name}.log"
+        self.patience_s = patience_s
+
+    def __enter__(self):
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="server-", dir=self.log.parent, ignore_cleanup_errors=True)
+        folders = []
+        for kind in ("output", "input", "temp", "user"):
+            folder = Path(self._folder.name, kind)
+            folder.mkdir()
+            folders += [f"--{kind}-directory", str(folder)]
+        pack = ROOT.name if ROOT.parent == (self.comfyui / "custom_nodes").resolve() else PACK
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        with open(self.log, "wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "main.py", "--port", str(port), *folders, "--database-url", "sqlite:///:memory:",
+                 "--disable-auto-launch", "--disable-api-nodes", "--disable-all-custom-nodes",
+                 "--whitelist-custom-nodes", pack, *os.environ.get("P2P_COMFYUI_FLAGS", "").split()],
+                cwd=self.comfyui, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            self._wait_till_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._folder.cleanup()
+
+    def said(self):
+        """Everything the server has written so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def _wait_till_ready(self):
+        deadline = time.monotonic() + self.patience_s
+        while time.monotonic() < deadline:
+            self._check_alive()
+            try:
+                self.get("/system_stats")
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.25)
+                continue
+            if "(IMPORT FAILED)" in self.said():
+                raise ServerError(f"ComfyUI could not load the pack. It said:\n{self.said()}")
+            return
+        raise ServerError(f"wanted ComfyUI to answer within {self.patience_s} s, got nothing. It said:\n{self.said()}")
+
+    def _check_alive(self):
+        if self._process.poll() is not None:
+            raise ServerError(f"ComfyUI ended with status {self._process.returncode}. It said:\n{self.said()}")
+
+    def get(self, path, **query):
+        """The parsed answer (or the bytes, where it is not JSON) to a GET request."""
+        if query:
+            path += "?" + urllib.parse.urlencode(query)
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            body = answer.read()
+            return json.loads(body) if answer.headers.get_content_type() == "application/json" else body
+
+    def queue(self, prompt):
+        """Queue an API-form prompt; returns its id."""
+        request = urllib.request.Request(self.url + "/prompt", json.dumps({"prompt": prompt}).encode(),
+                                         {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)["prompt_id"]
+        except urllib.error.HTTPError as refusal:
+            text = refusal.read().decode(errors="replace")
+            try:
+                text = json.dumps(json.loads(text), indent=2)
+            except ValueError:
+                pass
+            raise ServerError(f"ComfyUI refused the prompt:\n{text}") from None
+
+    def result(self, prompt_id):
+        """None while the prompt waits or runs, then its images: [{"filename", "subfolder", "type"}, ...].
+
+        Raises:
+            ServerError: the prompt failed; with the node, its message and its traceback.
+        """
+        self._check_alive()
+        done = self.get(f"/history/{prompt_id}").get(prompt_id)
+        if done is None or not done.get("status"):
+            return None
+        if done["status"]["status_str"] != "success":
+            failures = [said for event, said in done["status"]["messages"] if event == "execution_error"]
+            raise ServerError("\n".join(
+                f"{failure['node_type']} (node {failure['node_id']}): {failure['exception_type']}: "
+                f"{failure['exception_message']}\n{''.join(failure['traceback'])}" for failure in failures)
+                or f"the prompt failed: {done['status']}")
+        return [image for output in done["outputs"].values() for image in output.get("images", ())]
+
+    def wait(self, prompt_id, patience_s=300):
+        """The images of a queued prompt, once it is done."""
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline:
+            images = self.result(prompt_id)
+            if images is not None:
+                return images
+            time.sleep(0.1)
+        raise ServerError(f"wanted the prompt to be done within {patience_s} s, it is not. ComfyUI said:\n"
+                          f"{self.said()}")
+
+    def image(self, image):
+        """The bytes of one image of :meth:`result`."""
+        return self.get("/view", **image)

@@ -1,0 +1,150 @@
+"""``python dev.py demo``: run the saved workflows in a real ComfyUI and put their pictures side by side.
+
+For each workflows/NAME.json, output/NAME.png is a contact sheet with one line per seed:
+
+    the source prompt's picture | each target prompt, same seed, without our nodes | each edit, with them
+"""
+
+import argparse
+import difflib
+import io
+import json
+import sys
+import time
+from pathlib import Path
+
+from comfy_server import ROOT, ComfyServer, ServerError
+from PIL import Image, ImageDraw, ImageFont
+from workflow_api import prompt_pair, to_api, without_p2p
+
+TILE, GAP, TEXT_SIZE, LINE = 256, 10, 15, 19  # pixels
+PAPER, INK, FAINT, CHANGED = "#ffffff", "#222222", "#777777", "#c8321e"
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="dev.py demo", description=__doc__.split("\n\n")[0])
+    parser.add_argument("names", nargs="*", help="workflows to run, such as word_swap (all of workflows/)")
+    parser.add_argument("--out", type=Path, default=ROOT / "output", help="where the contact sheets go")
+    arguments = parser.parse_args()
+    files = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
+    if unknown := [name for name in arguments.names or files if name not in files] or not files:
+        parser.error(f"wanted names of workflows ({', '.join(files)}), got {unknown}")
+
+    started = time.monotonic()
+    try:
+        print("starting ComfyUI", flush=True)
+        with ComfyServer("demo") as server:
+            object_info = server.get("/object_info")
+            sheets = [Sheet(name, to_api(json.loads(files[name].read_text(encoding="utf-8")), object_info))
+                      for name in arguments.names or files]
+            make(server, sheets)
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            for sheet in sheets:
+                path = arguments.out / f"{sheet.name}.png"
+                sheet.draw(server).save(path)
+                print(path)
+    except (ServerError, ValueError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print(f"done in {time.monotonic() - started:.0f} s")
+    return 0
+
+
+def make(server, sheets):
+    """Queue every prompt of every sheet and wait for them all, with a progress bar."""
+    runs = [(sheet, label, server.queue(prompt)) for sheet in sheets for label, prompt in sheet.prompts.items()]
+    for done, (sheet, label, prompt_id) in enumerate(runs):
+        progress(done, len(runs), sheet.name)
+        sheet.results[label] = server.wait(prompt_id)
+    progress(len(runs), len(runs), "")
+
+
+def progress(done, total, name):
+    filled = 30 * done // total
+    line = f"[{'#' * filled}{'.' * (30 - filled)}] {done}/{total} runs  {name:24}"
+    if sys.stdout.isatty():
+        print(f"\r{line}", end="\n" if done == total else "", flush=True)
+    else:
+        print(line.rstrip(), flush=True)
+
+
+class Sheet:
+    """One workflow's runs and the picture made of them.
+
+    Attributes:
+        prompts: what to run, in API form: None -> the workflow itself, a target's text -> the same without our nodes.
+        results: the same keys -> the images the server made, filled in by :func:`make`.
+    """
+
+    def __init__(self, name, prompt):
+        self.name, self.prompt, self.results = name, prompt, {}
+        self.source, self.targets, _ = prompt_pair(prompt)
+        stock = dict(zip(self.targets, without_p2p(prompt)))
+        stock.pop(self.source, None)  # a fader keeps the words: without our nodes, that is the source picture again
+        self.prompts = {None: prompt, **stock}
+
+    def draw(self, server):
+        """The contact sheet, a Pillow image."""
+        pictures = {label: [Image.open(io.BytesIO(server.image(image))).convert("RGB") for image in images]
+                    for label, images in self.results.items()}
+        edited, rows = pictures[None], 1 + len(self.targets)
+        seeds, odd = divmod(len(edited), rows)
+        if odd or not seeds:
+            raise ServerError(f"{self.name}: wanted {rows} pictures per seed (the source and {rows - 1} edits), got "
+                              f"{len(edited)} in all.")
+        columns = [("source", self.source, [edited[seed * rows] for seed in range(seeds)])]
+        columns += [("same seed, without the nodes", target, pictures[target])
+                    for target in self.prompts if target is not None]
+        columns += [(self.what_is_done(edit), target, edited[edit::rows])
+                    for edit, target in enumerate(self.targets, start=1)]
+
+        font = ImageFont.load_default(TEXT_SIZE)
+        texts = [wrapped(target, set(range(len(target.split()))) - kept_words(self.source, target), font)
+                 for _, target, _ in columns]
+        head = (1 + max(map(len, texts))) * LINE + GAP
+        sheet = Image.new("RGB", (len(columns) * (TILE + GAP) + GAP, head + seeds * (TILE + GAP) + GAP), PAPER)
+        canvas = ImageDraw.Draw(sheet)
+        for column, ((title, _, tiles), text) in enumerate(zip(columns, texts)):
+            left = GAP + column * (TILE + GAP)
+            canvas.text((left, GAP), title, FAINT, font)
+            for number, line in enumerate(text, start=1):
+                x = left
+                for word, is_changed in line:
+                    canvas.text((x, GAP + number * LINE), word, CHANGED if is_changed else INK, font)
+                    x += font.getlength(word + " ")
+            for seed, tile in enumerate(tiles):
+                scale = TILE / max(tile.size)
+                size = [round(side * scale) for side in tile.size]
+                sheet.paste(tile.resize(size, Image.LANCZOS), (left, GAP + head + seed * (TILE + GAP)))
+        return sheet
+
+    def what_is_done(self, edit):
+        """The title over an edited column: its faders, if it has any."""
+        faders = [f"{node['inputs']['words']} x{node['inputs']['scale']:g}" for node in self.prompt.values()
+                  if node["class_type"] == "P2PReweightToken" and node["inputs"].get("edit", 0) in (0, edit)]
+        return ", ".join(faders) or "edited"
+
+
+def kept_words(source, target):
+    """Places of the target's words that the source has too."""
+    matcher = difflib.SequenceMatcher(None, source.lower().split(), target.lower().split(), autojunk=False)
+    return {place for block in matcher.get_matching_blocks() for place in range(block.b, block.b + block.size)}
+
+
+def wrapped(text, changed, font):
+    """Lines of (word, is it changed) that fit a tile's width."""
+    lines, width = [[]], 0
+    for place, word in enumerate(text.split()):
+        advance = font.getlength(word + " ")
+        if lines[-1] and width + advance > TILE:
+            lines.append([])
+            width = 0
+        lines[-1].append((word, place in changed))
+        width += advance
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

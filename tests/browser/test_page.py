@@ -1,0 +1,168 @@
+"""The pack in front of a user: a real server, the real page in a real headless browser, and its Queue button.
+
+Screenshots go to .host/run/screenshots. Skipped, with a reason, where no Chromium, Chrome or Edge is installed.
+"""
+
+import io
+import json
+import os
+import shutil
+
+import pytest
+from comfy_server import PACK, ROOT, ComfyServer
+from PIL import Image, ImageChops, ImageStat
+from workflow_api import prompt_pair, to_api
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+SCREENSHOTS = ROOT / ".host" / "run" / "screenshots"
+PATIENCE_MS = 180_000  # a slow machine builds the page for a minute
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+# No welcome dialog over the page, and the graph as large as it goes in the screenshots.
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.VueNodes.Enabled": False}
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge"]
+ELSEWHERE = ["/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+             "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge"]
+if os.name == "nt":
+    ELSEWHERE = [os.path.join(os.environ.get(base, "C:\\"), *program) for base in ("ProgramFiles", "ProgramFiles(x86)")
+                 for program in (("Google", "Chrome", "Application", "chrome.exe"),
+                                 ("Microsoft", "Edge", "Application", "msedge.exe"))]
+
+
+def find_browser():
+    return next(filter(None, map(shutil.which, BROWSERS + ELSEWHERE)), None)
+
+
+@pytest.fixture(scope="module")
+def server():
+    if not find_browser():
+        pytest.skip(f"no browser found (looked for {', '.join(BROWSERS)}); on Debian: apt-get install chromium")
+    with ComfyServer("browser") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def page(server, tmp_path_factory):
+    """ComfyUI's page, opened and ready; ``page.complaints`` is what the browser's console said about the pack."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("browser"), executable_path=find_browser(), headless=True, args=FLAGS,
+            viewport={"width": 1600, "height": 900})
+        page = browser.pages[0]
+        page.set_default_timeout(PATIENCE_MS)
+        page.complaints = []
+
+        def listen(message):
+            text = f"{message.text} {message.location.get('url', '')}"
+            # The page asks the public registry of packs about every node it has not heard of; it is not let out here.
+            if message.type == "error" and (PACK in text or "P2P" in text) and "api.comfy.org" not in text:
+                page.complaints.append(text)
+
+        page.on("console", listen)
+        page.on("pageerror", lambda error: page.complaints.append(f"{error.message}\n{error.stack}"))
+        page.request.post(f"{server.url}/api/settings", data=SETTINGS)
+        page.goto(server.url)
+        # Ready when the graph can be edited and the pack's nodes are registered.
+        page.wait_for_function("Boolean(window.app?.graph && window.LiteGraph?.registered_node_types?.P2PPromptPair)")
+        page.wait_for_selector("[data-testid=queue-button]")
+        yield page
+        browser.close()
+
+
+def open_workflow(page, path):
+    """Load a saved workflow as the page's Open does."""
+    page.evaluate("([workflow, name]) => window.app.loadGraphData(workflow, true, true, name)",
+                  [read(path), path.stem])
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def screenshot(page, name):
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.evaluate("window.app.canvas.fitViewToSelectionAnimated?.({duration: 1, zoom: 0.9})")
+    page.wait_for_timeout(500)  # the move, and the widgets that follow it a frame later
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+def test_the_page_opens_without_a_complaint(page):
+    screenshot(page, "page")
+    assert page.complaints == []
+
+
+def test_the_workflows_are_offered_as_templates(server):
+    assert set(server.get("/api/workflow_templates")[PACK]) == {path.stem for path in WORKFLOWS}
+
+
+def test_every_node_has_a_help_page(server):
+    ours = [name for name in server.get("/object_info") if name.startswith("P2P")]
+    assert ours
+    for name in ours:
+        assert server.get(f"/extensions/{PACK}/docs/{name}.md").strip(), name
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_opens_whole_and_means_the_same_to_our_converter(page, server, path):
+    open_workflow(page, path)
+    screenshot(page, path.stem)
+    missing = page.evaluate(
+        "window.app.graph.nodes.filter(n => n.has_errors || !(n.type in LiteGraph.registered_node_types))"
+        ".map(n => n.type)")
+    assert missing == []
+    assert page.locator(".p-toast-message").all_inner_texts() == []  # the page's warnings about a workflow
+    assert page.locator(".p-dialog").count() == 0
+    assert page.evaluate("window.app.graph.nodes.length") == len(read(path)["nodes"])
+    assert page.evaluate("window.app.graphToPrompt().then(p => p.output)") == to_api(
+        read(path), server.get("/object_info"))
+    assert page.complaints == []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_no_two_nodes_of_a_workflow_overlap(path):
+    title = 30  # pixels above a node's position
+    boxes = [(node["type"], node["pos"][0], node["pos"][1] - title, node["pos"][0] + node["size"][0],
+              node["pos"][1] + node["size"][1]) for node in read(path)["nodes"]]
+    overlaps = [(a[0], b[0]) for place, a in enumerate(boxes) for b in boxes[:place]
+                if a[1] < b[3] and b[1] < a[3] and a[2] < b[4] and b[2] < a[4]]
+    assert overlaps == []
+
+
+def test_run_makes_the_pictures(page, server):
+    path = ROOT / "workflows" / "word_swap.json"
+    prompt = to_api(read(path), server.get("/object_info"))
+    open_workflow(page, path)
+    with page.expect_response("**/api/prompt") as response:
+        page.click("[data-testid=queue-button]")
+    answer = response.value.json()
+    assert not answer["node_errors"]
+
+    images = server.wait(answer["prompt_id"])
+    pictures = [Image.open(io.BytesIO(server.image(image))).convert("RGB") for image in images]
+    rows = 1 + len(prompt_pair(prompt)[1])
+    seeds = next(node["inputs"]["batch_size"] for node in prompt.values() if node["class_type"] == "EmptyLatentImage")
+    assert len(pictures) == seeds * rows
+    assert all(max(ImageStat.Stat(picture).stddev) > 10 for picture in pictures), "a picture is blank"
+    for first in range(0, len(pictures), rows):
+        source, *edited = pictures[first:first + rows]
+        for picture in edited:
+            assert max(ImageStat.Stat(ImageChops.difference(source, picture)).mean) > 1, "the edit changed nothing"
+
+    # The page shows them on its SaveImage node, too.
+    page.wait_for_function("count => window.app.graph.nodes.find(n => n.type === 'SaveImage').imgs?.length === count",
+                           arg=len(pictures))
+    screenshot(page, "word_swap_done")
+    assert page.complaints == []
+
+
+def test_the_new_renderer_shows_every_node(page):
+    """Nodes 2.0 draws nodes as page elements, not on the canvas. Last, because it stays switched on."""
+    path = ROOT / "workflows" / "word_swap.json"
+    page.evaluate("window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+    open_workflow(page, path)
+    page.wait_for_function("count => document.querySelectorAll('[data-node-id]').length >= count",
+                           arg=len(read(path)["nodes"]))
+    screenshot(page, "word_swap_nodes_2")
+    assert page.complaints == []

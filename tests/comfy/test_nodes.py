@@ -1,0 +1,57 @@
+"""What every node owes its user: words on the node, a help page, a place in the README."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from real_host import PACK
+
+NODES = ["P2PPromptPair", "P2PAttentionReplace", "P2PAttentionRefine", "P2PReweightToken", "P2PLoadDemoModel"]
+
+
+@pytest.fixture(params=NODES)
+def schema(host, request):
+    return host.node(request.param).GET_SCHEMA()
+
+
+def test_the_pack_brings_these_nodes(host):
+    import nodes
+
+    assert sorted(name for name in nodes.NODE_CLASS_MAPPINGS if name.startswith("P2P")) == sorted(NODES)
+
+
+def test_every_input_explains_itself(schema):
+    assert schema.category == "Prompt-to-Prompt"
+    assert schema.description and schema.display_name.startswith("P2P ")
+    for socket in (*schema.inputs, *schema.outputs):
+        assert socket.tooltip, socket
+
+
+def test_help_page_and_readme_name_everything(schema):
+    page = (PACK / "web" / "docs" / f"{schema.node_id}.md").read_text(encoding="utf-8")
+    readme = (PACK / "README.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {schema.display_name}\n")
+    assert f"### {schema.display_name}\n" in readme
+    for socket in (*schema.inputs, *schema.outputs):
+        name = getattr(socket, "id", None) or socket.display_name
+        assert f"`{name}`" in page, f"{name} is not on the help page"
+        assert f"`{name}`" in readme, f"{name} is not in the README"
+
+
+@pytest.mark.parametrize("text", ["README.md", "demo/README.md", *(f"web/docs/{node}.md" for node in NODES)])
+def test_links_lead_somewhere(text):
+    path = PACK / text
+    links = re.findall(r"\]\(([^)#\s]+)\)", path.read_text(encoding="utf-8"))
+    assert all((path.parent / link).exists() for link in links if not link.startswith("http"))
+
+
+def test_widgets_have_the_agreed_defaults(host):
+    for node in ("P2PAttentionReplace", "P2PAttentionRefine"):
+        widgets = {i.id: i for i in host.node(node).GET_SCHEMA().inputs}
+        assert list(widgets)[:6] == ["model", "pair", "cross_start", "cross_end", "self_start", "self_end"]
+        assert [widgets[name].default for name in list(widgets)[2:6]] == [0.0, 0.8, 0.0, 0.4]
+        assert widgets["word_windows"].optional and widgets["edit"].optional
+    fader = {i.id: i for i in host.node("P2PReweightToken").GET_SCHEMA().inputs}
+    assert list(fader)[:6] == ["model", "pair", "words", "scale", "start", "end"]
+    assert (fader["start"].default, fader["end"].default) == (0.0, 1.0)
