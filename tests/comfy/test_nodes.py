@@ -33,8 +33,7 @@ def test_help_page_and_readme_name_everything(schema):
     readme = (PACK / "README.md").read_text(encoding="utf-8")
     assert page.startswith(f"# {schema.display_name}\n")
     assert f"### {schema.display_name}\n" in readme
-    for socket in (*schema.inputs, *schema.outputs):
-        name = getattr(socket, "id", None) or socket.display_name
+    for name in (*(socket.id for socket in schema.inputs), *(socket.display_name for socket in schema.outputs)):
         assert f"`{name}`" in page, f"{name} is not on the help page"
         assert f"`{name}`" in readme, f"{name} is not in the README"
 
