@@ -123,7 +123,7 @@ def _changed_spans(source: tuple[Word, ...], target: tuple[Word, ...]) -> list[S
     """What lies between two shared words: pair the heads from the right, the rest is new or removed.
 
     "cat" -> "big dog": dog for cat, big is new. "teddy bear" -> "cat": cat for both. "cat" -> "dog with a hat":
-    dog for cat, the phrase is new.
+    dog for cat, the phrase is new. "cat on grass" -> "dog under trees": phrase for phrase.
     """
     if not source or not target:
         return [Span("removed", (word,), ()) for word in source] + [Span("new", (), (word,)) for word in target]
@@ -135,8 +135,7 @@ def _changed_spans(source: tuple[Word, ...], target: tuple[Word, ...]) -> list[S
     spans = [Span("new", (), (word,)) for word in target_head[:added]]
     spans.append(Span("swapped", source_head[:joined], (target_head[added],)))
     spans += [Span("swapped", (a,), (b,)) for a, b in zip(source_head[joined:], target_head[added + 1 :], strict=True)]
-    spans += [Span("removed", (word,), ()) for word in source_rest] + [Span("new", (), (word,)) for word in target_rest]
-    return spans
+    return spans + _changed_spans(source_rest, target_rest)
 
 
 def _split_head(words: tuple[Word, ...]) -> tuple[tuple[Word, ...], tuple[Word, ...]]:

@@ -57,9 +57,8 @@ class RowProgram:
     """How to rewrite a batch of N rows for one attention call, E rows appended. Tensors are where the batch is.
 
     Args:
-        query: (N + E,) which row's hidden state and context make queries and keys.
-        value: (N + E,) which row's context makes the values.
-        injected, matrices: rows (I,) whose values are mapped by (I, L, L).
+        query: (N + E,) which row's hidden state and context make queries and keys. Values are the same row's, but for:
+        injected, matrices: rows (I,) whose values are their own, mapped by (I, L, L).
         scaled, scales: rows (K,) whose values are multiplied by (K, L, 1).
         split: (E,) rows whose output is the mean of theirs and of the appended ones.
         self_query: (N,) which row's hidden state makes queries and keys of self-attention; None where no row's does.
@@ -67,7 +66,6 @@ class RowProgram:
     """
 
     query: torch.Tensor
-    value: torch.Tensor
     injected: torch.Tensor
     matrices: torch.Tensor
     scaled: torch.Tensor
@@ -101,7 +99,7 @@ def row_equation(alignment: torch.Tensor, state: RowState, length: int) -> RowEq
     untouched = not gates.any() and bool((gains == 1.0).all())
     return RowEquation(
         inject=inject if gates.any() else None,
-        keep=None if untouched or gates.all() else (1.0 - gates) * gains,
+        keep=None if untouched or bool((gates == 1.0).all()) else (1.0 - gates) * gains,
         self_attention=state.self_attention,
     )
 
@@ -122,7 +120,7 @@ def row_program(
         device, dtype: the batch's.
     """
     per_chunk = rows // len(chunks)
-    query, value, self_query = list(range(rows)), list(range(rows)), list(range(rows))
+    query, self_query = list(range(rows)), list(range(rows))
     injected: list[tuple[int, torch.Tensor]] = []
     scaled: list[tuple[int, torch.Tensor]] = []
     split: list[int] = []
@@ -146,7 +144,6 @@ def row_program(
                 injected.append((row, 2.0 * equation.inject))
                 scaled.append((len(query), 2.0 * equation.keep))
                 query.append(row)
-                value.append(row)
                 split.append(row)
 
     def stack(parts: Sequence[tuple[int, torch.Tensor]], shape: tuple[int, ...]) -> torch.Tensor:
@@ -158,7 +155,6 @@ def row_program(
 
     return RowProgram(
         query=index(query),
-        value=index(value),
         injected=index([row for row, _ in injected]),
         matrices=stack(injected, (length, length)),
         scaled=index([row for row, _ in scaled]),
@@ -182,7 +178,7 @@ def rewrite_cross_attention(
     Returns:
         The same three with N + E rows, new tensors.
     """
-    values = value.index_select(0, program.value)
+    values = value.index_select(0, program.query)
     if len(program.injected):
         own = value.index_select(0, program.injected)
         values.index_copy_(0, program.injected, program.matrices @ own)

@@ -21,8 +21,8 @@ from .prompt import Prompt, PromptPair
 class Window:
     """A part of the sampling run, as fractions of its steps: ``start`` is in, ``end`` is out.
 
-    Step i of N (from 0) is inside when its middle (i + 0.5) / N is, so a window covers the number of steps nearest to
-    its length. An empty window (start = end) covers none.
+    Step i of N (from 0) is inside when its middle (i + 0.5) / N is: 0 to 0.8 of 10 steps are the first 8, and windows
+    that meet share no step and leave none out. An empty window (start = end) covers none.
     """
 
     start: float
@@ -35,11 +35,15 @@ class Window:
                 f"end {self.end:g}. 0 to 0.8 is the first 80 % of the steps; 0 to 0 is never."
             )
 
+    def __bool__(self) -> bool:
+        return self.start < self.end
+
     def contains(self, step: int, steps: int) -> bool:
         return self.start <= (step + 0.5) / steps < self.end
 
 
 NEVER = Window(0.0, 0.0)
+NUMBER = r"\d+\.?\d*|\.\d+"
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class RowEdit:
     gains: tuple[float, ...]
     gain_window: Window
     only_alone: bool = False
+
+    @property
+    def injects(self) -> bool:
+        return any(self.gates) or bool(self.self_attention)
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ def reweight(pair: PromptPair, words: str, scale: float, window: Window, edit: i
         ValueError: a word, the scale or the edit's number is not valid; the message says how to mend it.
     """
     if not math.isfinite(scale):
-        raise ValueError(f"Wanted a finite scale, got {scale}. 1 changes nothing, 0 removes, 2 doubles.")
+        raise ValueError(f"Wanted a finite scale, got {scale}. 1 leaves a word as it is, 0 removes it, 2 doubles it.")
     names = [name.strip() for name in re.split(r"[,\n]", words) if name.strip()]
     if not names:
         raise ValueError("Wanted at least one word to re-weight, got none. Write words of the edited prompt.")
@@ -140,7 +148,7 @@ def combine(edits: Iterable[Edit], row: int, step: int, steps: int) -> RowState:
     """All edits of one pair together, for one edited row at one step."""
     active = [edit.rows[row] for edit in edits]
     active = [row_edit for row_edit in active if row_edit is not None]
-    injecting = [row_edit for row_edit in active if not row_edit.only_alone] or active
+    injecting = [row_edit for row_edit in active if row_edit.injects and not row_edit.only_alone] or active
     positions = range(len(active[0].gates)) if active else ()
     gains = [1.0 for _ in positions]
     for row_edit in active:
@@ -185,10 +193,13 @@ def parse_word_windows(text: str) -> list[tuple[str, Window]]:
     """``word: end`` or ``word: start-end``, one a line, fractions of the steps."""
     windows = []
     for line in filter(None, (line.strip() for line in text.splitlines())):
-        match = re.fullmatch(r"(.*\S)\s*:\s*(?:(\d*\.?\d+)\s*-\s*)?(\d*\.?\d+)", line)
+        match = re.fullmatch(rf"(.*\S)\s*:\s*(?:({NUMBER})\s*-\s*)?({NUMBER})", line)
         if not match:
             raise ValueError(f"Wanted lines 'word: end' or 'word: start-end' as in 'lion: 0.4', got {line!r}.")
-        windows.append((match[1], Window(float(match[2] or 0.0), float(match[3]))))
+        try:
+            windows.append((match[1], Window(float(match[2] or 0.0), float(match[3]))))
+        except ValueError as error:
+            raise ValueError(f"In the line {line!r}: {error}") from None
     return windows
 
 

@@ -90,23 +90,25 @@ class PromptPair:
         return math.lcm(self.source.length, *(target.length for target in self.targets))
 
     def find(self, name: str, prompt: Prompt) -> tuple[int, ...]:
-        """Positions in ``prompt`` of the word or phrase ``name`` (``name#2``: its second occurrence), or empty.
+        """Positions in ``prompt`` of the word or phrase ``name``, or empty.
+
+        ``name#2`` is its second occurrence, unless the prompt has just these characters.
 
         Both are tokenised alike, so case, spacing and words of several pieces do not matter.
 
         Raises:
             ValueError: ``name`` holds no word, or asks for occurrence 0.
         """
-        text, occurrence = name, None
-        numbered = re.fullmatch(r"(.*\S)#(\d+)", name.strip())
-        if numbered:
-            text, occurrence = numbered[1], int(numbered[2])
-            if occurrence < 1:
-                raise ValueError(f"Occurrences are counted from 1, got {name!r}. Write {text}#1 for the first one.")
-        wanted = self.tokenize(text)
+        wanted = self.tokenize(name)
         if not wanted:
             raise ValueError(f"Wanted a word of the prompt, got {name!r}, which the text encoder reads as nothing.")
-        return prompt.find(wanted, occurrence)
+        found = prompt.find(wanted)
+        numbered = re.fullmatch(r"(.*\S)#(\d+)", name.strip())
+        if found or not numbered:
+            return found
+        if int(numbered[2]) < 1:
+            raise ValueError(f"Occurrences are counted from 1, got {name!r}. Write {numbered[1]}#1 for the first one.")
+        return prompt.find(self.tokenize(numbered[1]), int(numbered[2]))
 
 
 def split_edits(text: str) -> tuple[str, ...]:

@@ -67,6 +67,12 @@ def test_bad_word_windows(sampling, line):
         sampling.edit(pair, word_windows=line, **DEFAULTS)
 
 
+def test_bad_window_names_its_line(sampling):
+    _, pair = sampling.pair(SWAP)
+    with pytest.raises(ValueError, match="In the line 'dog: 0.6-0.2': .*start 0.6 and end 0.2"):
+        sampling.edit(pair, word_windows="dog: 0.6-0.2", **DEFAULTS)
+
+
 def test_window_on_a_word_that_is_never_injected(sampling):
     _, pair = sampling.pair(PHRASE)
     with pytest.raises(ValueError, match="'small' is new.*no effect"):
