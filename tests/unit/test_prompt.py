@@ -121,7 +121,7 @@ def test_words_are_listed_as_a_person_typed_them(pieces, text):
         ("a cat and a cat", "cat#3", ()),
         ("a cat and a cat", "a cat#2", (4, 5)),
         ("a cat and a cat", " Cat#2 ", (5,)),
-        ("a b#2 and b", "b#2", (2, 3)),  # so it stands there, in two pieces
+        ("a b#2 and b", "b#2", (2, 3, 4)),  # so it stands there: b, #, 2
     ],
 )
 def test_find(toy, text, name, positions):
