@@ -125,7 +125,7 @@ class ReweightToken(io.ComfyNode):
                     min=-20.0,
                     max=20.0,
                     step=0.05,
-                    tooltip="Factor on the words' attention: 1 leaves them as they are, 2 is twice as strong, 0 takes it out, "
+                    tooltip="Factor on the words' attention: 1 leaves them as they are, 2 doubles, 0 takes them out, "
                     "negative values push the other way.",
                 ),
                 _fraction("start", 0.0, "From when, as a fraction of the steps."),
