@@ -2,6 +2,7 @@
 """Everything a developer does with this pack, one command each. Needs Python 3.11 or newer, and nothing else.
 
     python dev.py demo              make the pictures of workflows/*.json in a real ComfyUI  -> output/*.png
+    python dev.py faders            fade a word of every class with the demo model     -> output/faders.png
     python dev.py test [...]        run every test (or hand pytest its arguments: tests/unit -k align)
     python dev.py comfyui [...]     open ComfyUI's page with the pack loaded (arguments go to ComfyUI's main.py)
     python dev.py bench [...]       time and memory against the stock sampler
@@ -43,7 +44,7 @@ class SetupError(Exception):
 
 
 def main(arguments):
-    commands = {"demo": demo, "test": test, "comfyui": comfyui, "bench": bench, "train": train}
+    commands = {"demo": demo, "faders": faders, "test": test, "comfyui": comfyui, "bench": bench, "train": train}
     if not arguments or arguments[0] not in commands:
         print(__doc__)
         return 0 if arguments and arguments[0] in ("-h", "--help", "help") else 2
@@ -65,6 +66,11 @@ def main(arguments):
 def demo(arguments):
     host = Host()
     return run([host.python, ROOT / "demo" / "gallery.py", *arguments], env=host.environment())
+
+
+def faders(arguments):
+    host = Host()
+    return run([host.python, ROOT / "demo" / "faders.py", *arguments], env=host.environment())
 
 
 def test(arguments):

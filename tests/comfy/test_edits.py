@@ -147,7 +147,7 @@ CASES = {
 }
 
 
-def check_against_explicit_softmax(run_node, family, case, seeds=2, height=20, width=12):
+def check_against_explicit_softmax(run_node, family, case, seeds=2, height=20, width=12, source_tolerance=0.0):
     sampling = Sampling(run_node, *family)
     targets, edits, row_edits = CASES[case]
     positive, pair = sampling.pair(*targets)
@@ -163,7 +163,7 @@ def check_against_explicit_softmax(run_node, family, case, seeds=2, height=20, w
     wanted = sampling.stock_rows(positive, rows, image, model=oracle)
 
     assert got.shape[0] == seeds * rows
-    assert torch.equal(got[::rows], unedited[::rows]), "the source row is the unedited one, bit for bit"
+    assert relative_error(got[::rows], unedited[::rows]) <= source_tolerance, "the source row is the unedited one"
     assert relative_error(got, wanted) < 10 * float32_floor(sampling, positive, image, rows)
     for row in range(1, rows):
         assert relative_error(got[row::rows], unedited[row::rows]) > 1e-2, "the edit does something"
@@ -174,12 +174,16 @@ def test_edit_equals_explicit_softmax(run_node, sd15, case):
     check_against_explicit_softmax(run_node, sd15, case)
 
 
+@pytest.mark.parametrize("case", ["replace", "refine, then reweight"])
 @pytest.mark.parametrize("backend", ["attention_basic", "attention_split", "attention_sub_quad", "attention_pytorch"])
-def test_every_attention_back_end(run_node, sd15, backend, monkeypatch):
+def test_every_attention_back_end(run_node, sd15, backend, case, monkeypatch):
     import comfy.ldm.modules.attention as attention
 
     monkeypatch.setattr(attention, "optimized_attention", getattr(attention, backend))
-    check_against_explicit_softmax(run_node, sd15, "refine, then reweight", seeds=1)
+    # Refine computes some rows twice, in a larger attention batch. On several threads PyTorch's rounding depends on the
+    # number of rows (measured 9e-7; the stock sampler's own 1 and 2 rows differ by 2e-6), the other back-ends' does not.
+    rounding = 1e-5 if backend == "attention_pytorch" and case != "replace" else 0.0
+    check_against_explicit_softmax(run_node, sd15, case, seeds=1, source_tolerance=rounding)
 
 
 def test_self_attention_only_in_coarse_layers(run_node, sd15):
