@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .model import load_demo_model
+
 
 class LoadDemoModel(io.ComfyNode):
     @classmethod
@@ -26,6 +28,4 @@ class LoadDemoModel(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        from .model import load_demo_model
-
         return io.NodeOutput(*load_demo_model())
