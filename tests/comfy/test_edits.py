@@ -181,7 +181,7 @@ def test_every_attention_back_end(run_node, sd15, backend, case, monkeypatch):
 
     monkeypatch.setattr(attention, "optimized_attention", getattr(attention, backend))
     # Refine computes some rows twice, in a larger attention batch. On several threads PyTorch's rounding depends on the
-    # number of rows (measured 9e-7; the stock sampler's own 1 and 2 rows differ by 2e-6), the other back-ends' does not.
+    # number of rows (measured 9e-7; the stock 1 and 2 rows differ by 2e-6), that of the other back-ends does not.
     rounding = 1e-5 if backend == "attention_pytorch" and case != "replace" else 0.0
     check_against_explicit_softmax(run_node, sd15, case, seeds=1, source_tolerance=rounding)
 

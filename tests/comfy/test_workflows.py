@@ -1,4 +1,4 @@
-"""The saved workflows with the demo model exchanged for models of the SD 1.5 and SDXL kinds, up to the sampled latents."""
+"""The saved workflows on models of the SD 1.5 and SDXL kinds in place of the demo model, up to the latents."""
 
 from __future__ import annotations
 
