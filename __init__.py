@@ -7,12 +7,29 @@ async def comfy_entrypoint():
     # Imported here, not above: tools that merely look at the package (pytest does) have no ComfyUI to import.
     from comfy_api.latest import ComfyExtension
 
-    from .demo.node import LoadDemoModel
+    from .demo.node import DemoPicture, LoadDemoModel
+    from .nodes.blend import LocalBlendMask, ShowBlendMask
     from .nodes.edit import AttentionRefine, AttentionReplace, ReweightToken
+    from .nodes.invert import DDIMInvert, NullTextOptimize, ProximalGuidance
+    from .nodes.maps import AttentionMaps, RecordAttention
     from .nodes.prompt_pair import PromptPair
 
     class PromptToPromptExtension(ComfyExtension):
         async def get_node_list(self):
-            return [PromptPair, AttentionReplace, AttentionRefine, ReweightToken, LoadDemoModel]
+            return [
+                PromptPair,
+                AttentionReplace,
+                AttentionRefine,
+                ReweightToken,
+                LocalBlendMask,
+                ShowBlendMask,
+                RecordAttention,
+                AttentionMaps,
+                DDIMInvert,
+                ProximalGuidance,
+                NullTextOptimize,
+                LoadDemoModel,
+                DemoPicture,
+            ]
 
     return PromptToPromptExtension()

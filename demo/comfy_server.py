@@ -120,7 +120,7 @@ class ComfyServer:
             raise ServerError(f"ComfyUI refused the prompt:\n{text}") from None
 
     def result(self, prompt_id):
-        """None while the prompt waits or runs, then its images: [{"filename", "subfolder", "type"}, ...].
+        """None while the prompt waits or runs, then node id -> its images: [{"filename", "subfolder", "type"}, ...].
 
         Raises:
             ServerError: the prompt failed; with the node, its message and its traceback.
@@ -135,10 +135,10 @@ class ComfyServer:
                 f"{failure['node_type']} (node {failure['node_id']}): {failure['exception_type']}: "
                 f"{failure['exception_message']}\n{''.join(failure['traceback'])}" for failure in failures)
                 or f"the prompt failed: {done['status']}")
-        return [image for output in done["outputs"].values() for image in output.get("images", ())]
+        return {node: output["images"] for node, output in done["outputs"].items() if output.get("images")}
 
     def wait(self, prompt_id, patience_s=300):
-        """The images of a queued prompt, once it is done."""
+        """The images of a queued prompt, by the node that gave them, once it is done."""
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
             images = self.result(prompt_id)

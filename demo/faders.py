@@ -68,7 +68,7 @@ def main():
             queued = {key: server.queue(fader_prompt(text, key[1], arguments.seed)) for key, text in WORDS.items()}
             for done, (key, prompt_id) in enumerate(queued.items()):
                 progress(done, len(queued), key[1])
-                images = server.wait(prompt_id)
+                images = server.wait(prompt_id)["save"]
                 rows[key] = [Image.open(io.BytesIO(server.image(image))).convert("RGB") for image in images]
             progress(len(queued), len(queued), "")
     except ServerError as error:

@@ -3,6 +3,9 @@
 For each workflows/NAME.json, output/NAME.png is a contact sheet with one line per seed:
 
     the source prompt's picture | each target prompt, same seed, without our nodes | each edit, with them
+
+With a local blend, each edit without the blend and the blend's masks are beside it. A workflow that shows attention
+maps makes its sheet itself.
 """
 
 import argparse
@@ -15,9 +18,11 @@ from pathlib import Path
 
 from comfy_server import ROOT, ComfyServer, ServerError
 from PIL import Image, ImageDraw, ImageFont
-from workflow_api import prompt_pair, to_api, without_p2p
+from workflow_api import prompt_pair, to_api, without_blend, without_p2p
 
 TILE, GAP, TEXT_SIZE, LINE = 256, 10, 15, 19  # pixels
+EDITED, UNBLENDED = 0, 1  # runs of a workflow; the others go by their target's text
+MAPS = "P2PAttentionMaps"
 PAPER, INK, FAINT, CHANGED = "#ffffff", "#222222", "#777777", "#c8321e"
 
 
@@ -57,7 +62,8 @@ def make(server, sheets):
     runs = [(sheet, label, server.queue(prompt)) for sheet in sheets for label, prompt in sheet.prompts.items()]
     for done, (sheet, label, prompt_id) in enumerate(runs):
         progress(done, len(runs), sheet.name)
-        sheet.results[label] = server.wait(prompt_id)
+        sheet.results[label] = {sheet.prompts[label][node]["class_type"]: images
+                                for node, images in server.wait(prompt_id).items()}
     progress(len(runs), len(runs), "")
 
 
@@ -74,31 +80,44 @@ class Sheet:
     """One workflow's runs and the picture made of them.
 
     Attributes:
-        prompts: what to run, in API form: None -> the workflow itself, a target's text -> the same without our nodes.
-        results: the same keys -> the images the server made, filled in by :func:`make`.
+        prompts: what to run, in API form: EDITED -> the workflow itself, UNBLENDED -> without its local blend,
+            a target's text -> without our nodes.
+        results: the same keys -> kind of node -> the images it gave, filled in by :func:`make`.
     """
 
     def __init__(self, name, prompt):
         self.name, self.prompt, self.results = name, prompt, {}
         self.source, self.targets, _ = prompt_pair(prompt)
-        stock = dict(zip(self.targets, without_p2p(prompt)))
-        stock.pop(self.source, None)  # a fader keeps the words: without our nodes, that is the source picture again
-        self.prompts = {None: prompt, **stock}
+        self.prompts = {EDITED: prompt}
+        kinds = {node["class_type"] for node in prompt.values()}
+        if "P2PLocalBlendMask" in kinds:
+            self.prompts[UNBLENDED] = without_blend(prompt)
+        elif MAPS not in kinds:
+            self.prompts |= dict(zip(self.targets, without_p2p(prompt)))
+            self.prompts.pop(self.source, None)  # a fader keeps the words: without our nodes, the source picture again
 
     def draw(self, server):
         """The contact sheet, a Pillow image."""
-        pictures = {label: [Image.open(io.BytesIO(server.image(image))).convert("RGB") for image in images]
-                    for label, images in self.results.items()}
-        edited, rows = pictures[None], 1 + len(self.targets)
+        def pictures(label, kind="SaveImage"):
+            return [Image.open(io.BytesIO(server.image(image))).convert("RGB")
+                    for image in self.results[label].get(kind, ())]
+
+        if maps := pictures(EDITED, MAPS):
+            return maps[0]
+        edited, rows = pictures(EDITED), 1 + len(self.targets)
         seeds, odd = divmod(len(edited), rows)
         if odd or not seeds:
             raise ServerError(f"{self.name}: wanted {rows} pictures per seed (the source and {rows - 1} edits), got "
                               f"{len(edited)} in all.")
         columns = [("source", self.source, [edited[seed * rows] for seed in range(seeds)])]
-        columns += [("same seed, without the nodes", target, pictures[target])
-                    for target in self.prompts if target is not None]
-        columns += [(self.what_is_done(edit), target, edited[edit::rows])
-                    for edit, target in enumerate(self.targets, start=1)]
+        columns += [("same seed, without the nodes", target, pictures(target))
+                    for target in self.prompts if target in self.targets]
+        for edit, target in enumerate(self.targets, start=1):
+            if UNBLENDED in self.prompts:
+                columns.append(("edited, without the blend", target, pictures(UNBLENDED)[edit::rows]))
+            columns.append((self.what_is_done(edit), target, edited[edit::rows]))
+            if masks := pictures(EDITED, "P2PShowBlendMask"):
+                columns.append(("its mask", target, masks[edit - 1::len(self.targets)]))
 
         font = ImageFont.load_default(TEXT_SIZE)
         texts = [wrapped(target, set(range(len(target.split()))) - kept_words(self.source, target), font)
@@ -124,7 +143,8 @@ class Sheet:
         """The title over an edited column: its faders, if it has any."""
         faders = [f"{node['inputs']['words']} x{node['inputs']['scale']:g}" for node in self.prompt.values()
                   if node["class_type"] == "P2PReweightToken" and node["inputs"].get("edit", 0) in (0, edit)]
-        return ", ".join(faders) or "edited"
+        blend = ", with the blend" if UNBLENDED in self.prompts else ""
+        return (", ".join(faders) or "edited") + blend
 
 
 def kept_words(source, target):

@@ -1,10 +1,11 @@
-"""P2P Load Demo Model: the small text-to-image model that comes with the pack."""
+"""P2P Load Demo Model and P2P Demo Picture: a small text-to-image model, and pictures it did not make."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
 from .model import load_demo_model
+from .pictures import PICTURES, demo_picture
 
 
 class LoadDemoModel(io.ComfyNode):
@@ -29,3 +30,35 @@ class LoadDemoModel(io.ComfyNode):
     @classmethod
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(*load_demo_model())
+
+
+class DemoPicture(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="P2PDemoPicture",
+            display_name="P2P Demo Picture",
+            category="Prompt-to-Prompt",
+            description=(
+                "A picture that the demo model did not make, to try P2P DDIM Invert with. Exchange it for Load Image, and "
+                "the demo model for a checkpoint, to edit a photograph."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "picture",
+                    options=list(PICTURES),
+                    default=PICTURES[0],
+                    tooltip="scene: drawn, of the kind the demo model was trained on. still life: like a photograph, and "
+                    "unlike anything it knows.",
+                ),
+                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="Which scene."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="128 x 128 pixels, the size of the demo model."),
+                io.String.Output(display_name="caption", tooltip="The source prompt that fits it."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, picture, seed) -> io.NodeOutput:
+        return io.NodeOutput(*demo_picture(picture, seed))

@@ -115,7 +115,9 @@ def _widget_values(node, info):
 # ----------------------------------------------------------------------------------------- the same, without our nodes
 
 def edits(text):
-    """The single prompts of P2PPromptPair's ``target``, which stand between lines ``---``."""
+    """The single prompts of P2PPromptPair's ``target``, which stand between lines ``---``; none where it is empty."""
+    if not text.strip():
+        return []
     return [part.strip() for part in re.split(r"(?m)^\s*---\s*$", text)]
 
 
@@ -141,27 +143,35 @@ def without_p2p(prompt):
     return [_with_stock_nodes(prompt, pair, target) for target in targets]
 
 
-def _with_stock_nodes(prompt, pair, text):
-    stock = copy.deepcopy(prompt)
-    ours = {key for key, node in stock.items()
-            if node["class_type"].startswith("P2P") and _is_link(node["inputs"].get("model"))}
+def without_blend(prompt):
+    """The same graph with its edits, but without P2PLocalBlendMask and what hangs on its masks."""
+    return _without(prompt, {key for key, node in prompt.items() if node["class_type"] == "P2PLocalBlendMask"})
 
+
+def _with_stock_nodes(prompt, pair, text):
+    ours = {key for key, node in prompt.items()
+            if node["class_type"].startswith("P2P") and _is_link(node["inputs"].get("model"))}
+    encode = {"class_type": "CLIPTextEncode", "inputs": {"clip": prompt[pair]["inputs"]["clip"], "text": text}}
+    return _without({**prompt, pair: encode}, ours, [pair, 1])
+
+
+def _without(prompt, unwanted, *lost):
+    """A copy without the ``unwanted`` nodes on the model and without what needs their other outputs, or ``lost``."""
     def skip(value):
-        while _is_link(value) and value[0] in ours and value[1] == 0:
+        while _is_link(value) and value[0] in unwanted and value[1] == 0:
             value = prompt[value[0]]["inputs"]["model"]
         return value
 
-    for node in stock.values():
+    kept = {key: copy.deepcopy(node) for key, node in prompt.items() if key not in unwanted}
+    for node in kept.values():
         node["inputs"] = {name: skip(value) for name, value in node["inputs"].items()}
-    stock = {key: node for key, node in stock.items() if key not in ours}
-    stock[pair] = {"class_type": "CLIPTextEncode", "inputs": {"clip": stock[pair]["inputs"]["clip"], "text": text}}
 
-    def is_fed(node):  # the pair's second output is gone, and so is what hung on it
-        return all(value[0] in stock and value != [pair, 1] for value in node["inputs"].values() if _is_link(value))
+    def is_fed(node):
+        return all(value[0] in kept and value not in lost for value in node["inputs"].values() if _is_link(value))
 
-    while not all(map(is_fed, stock.values())):
-        stock = {key: node for key, node in stock.items() if is_fed(node)}
-    return stock
+    while not all(map(is_fed, kept.values())):
+        kept = {key: node for key, node in kept.items() if is_fed(node)}
+    return kept
 
 
 def _is_link(value):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..p2p_attention.edit import Window, refine, replace, reweight
-from ..p2p_attention.patcher import add_edit
+from ..p2p_attention.patcher import attach
 from .prompt_pair import CATEGORY, Pair
 
 
-def _model_and_pair() -> list[io.Input]:
+def model_and_pair() -> list[io.Input]:
     return [
         io.Model.Input("model", tooltip="The model to edit with. P2P nodes chain in any order, before the sampler."),
         Pair.Input("pair", tooltip="From P2P Prompt Pair, whose conditioning is the sampler's positive."),
@@ -20,7 +20,7 @@ def _fraction(name: str, default: float, tooltip: str) -> io.Input:
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
 
 
-def _edit_number() -> io.Input:
+def edit_number() -> io.Input:
     return io.Int.Input(
         "edit",
         default=0,
@@ -33,7 +33,7 @@ def _edit_number() -> io.Input:
 
 def _injection_inputs() -> list[io.Input]:
     return [
-        *_model_and_pair(),
+        *model_and_pair(),
         _fraction("cross_start", 0.0, "When the source's layout is first taken over, as a fraction of the steps."),
         _fraction(
             "cross_end",
@@ -54,11 +54,11 @@ def _injection_inputs() -> list[io.Input]:
             tooltip="Own windows for words of the edited prompt, one a line: 'word: end' or 'word: start-end', for "
             "example 'lion: 0.4'. word#2 is the second occurrence.",
         ),
-        _edit_number(),
+        edit_number(),
     ]
 
 
-def _model_output() -> list[io.Output]:
+def model_output() -> list[io.Output]:
     return [
         io.Model.Output(display_name="model", tooltip="The model with this edit: for the sampler or the next P2P node.")
     ]
@@ -73,7 +73,7 @@ class AttentionReplace(io.ComfyNode):
             category=CATEGORY,
             description="Swap words: the new word appears where the old one was, the rest of the picture stays.",
             inputs=_injection_inputs(),
-            outputs=_model_output(),
+            outputs=model_output(),
         )
 
     @classmethod
@@ -81,7 +81,7 @@ class AttentionReplace(io.ComfyNode):
         cls, model, pair, cross_start, cross_end, self_start, self_end, word_windows="", edit=0
     ) -> io.NodeOutput:
         windows = Window(cross_start, cross_end), Window(self_start, self_end)
-        return io.NodeOutput(add_edit(model, replace(pair, *windows, word_windows, edit)))
+        return io.NodeOutput(attach(model, replace(pair, *windows, word_windows, edit)))
 
 
 class AttentionRefine(io.ComfyNode):
@@ -93,7 +93,7 @@ class AttentionRefine(io.ComfyNode):
             category=CATEGORY,
             description="Add words: what they say appears, everything that both prompts say stays where it was.",
             inputs=_injection_inputs(),
-            outputs=_model_output(),
+            outputs=model_output(),
         )
 
     @classmethod
@@ -101,7 +101,7 @@ class AttentionRefine(io.ComfyNode):
         cls, model, pair, cross_start, cross_end, self_start, self_end, word_windows="", edit=0
     ) -> io.NodeOutput:
         windows = Window(cross_start, cross_end), Window(self_start, self_end)
-        return io.NodeOutput(add_edit(model, refine(pair, *windows, word_windows, edit)))
+        return io.NodeOutput(attach(model, refine(pair, *windows, word_windows, edit)))
 
 
 class ReweightToken(io.ComfyNode):
@@ -113,7 +113,7 @@ class ReweightToken(io.ComfyNode):
             category=CATEGORY,
             description="A fader for words: more of it, less of it, its opposite. The rest of the picture stays.",
             inputs=[
-                *_model_and_pair(),
+                *model_and_pair(),
                 io.String.Input(
                     "words",
                     default="",
@@ -130,11 +130,11 @@ class ReweightToken(io.ComfyNode):
                 ),
                 _fraction("start", 0.0, "From when, as a fraction of the steps."),
                 _fraction("end", 1.0, "Until when, as a fraction of the steps."),
-                _edit_number(),
+                edit_number(),
             ],
-            outputs=_model_output(),
+            outputs=model_output(),
         )
 
     @classmethod
     def execute(cls, model, pair, words, scale, start, end, edit=0) -> io.NodeOutput:
-        return io.NodeOutput(add_edit(model, reweight(pair, words, scale, Window(start, end), edit)))
+        return io.NodeOutput(attach(model, reweight(pair, words, scale, Window(start, end), edit)))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from .align import Alignment, Kind, align
 from .attention import RowState
-from .prompt import Prompt, PromptPair
+from .prompt import PromptPair, listing, split_names
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,10 @@ def reweight(pair: PromptPair, words: str, scale: float, window: Window, edit: i
     """
     if not math.isfinite(scale):
         raise ValueError(f"Wanted a finite scale, got {scale}. 1 leaves a word as it is, 0 removes it, 2 doubles it.")
-    names = [name.strip() for name in re.split(r"[,\n]", words) if name.strip()]
+    names = split_names(words)
     if not names:
         raise ValueError("Wanted at least one word to re-weight, got none. Write words of the edited prompt.")
-    chosen = _chosen_rows(pair, edit)
+    chosen = chosen_rows(pair, edit)
     found = {name: _find_in_targets(pair, name, chosen) for name in names}
     rows: list[RowEdit | None] = [None] * len(pair.targets)
     for row in chosen:
@@ -170,7 +170,7 @@ def _injection(
     word_windows: str,
     edit: int,
 ) -> Edit:
-    chosen = _chosen_rows(pair, edit)
+    chosen = chosen_rows(pair, edit)
     alignments = {row: align(pair.source, pair.targets[row]) for row in chosen}
     gates = {row: [cross if kind in kinds else NEVER for kind in alignments[row].kinds] for row in chosen}
     for word, window in parse_word_windows(word_windows):
@@ -203,7 +203,13 @@ def parse_word_windows(text: str) -> list[tuple[str, Window]]:
     return windows
 
 
-def _chosen_rows(pair: PromptPair, edit: int) -> Sequence[int]:
+def chosen_rows(pair: PromptPair, edit: int) -> Sequence[int]:
+    """Indices into ``pair.targets`` of edit 0 (all) or n (the n-th only)."""
+    if not pair.targets:
+        raise ValueError(
+            "Wanted a prompt pair with an edited prompt, got the source alone. Write the edited prompt in the target "
+            "of P2P Prompt Pair."
+        )
     if not 0 <= edit <= len(pair.targets):
         raise ValueError(
             f"Wanted edit 0 (all) or 1 to {len(pair.targets)} (the pair's edited prompts in order), got {edit}. "
@@ -216,7 +222,7 @@ def _find_in_targets(pair: PromptPair, name: str, rows: Sequence[int]) -> dict[i
     """Positions of a word per edited row; it has to occur in at least one of them."""
     found = {row: pair.find(name, pair.targets[row]) for row in rows}
     if not any(found.values()):
-        prompts = "; ".join(f"edit {row + 1}: {_listing(pair.targets[row])}" for row in rows)
+        prompts = "; ".join(f"edit {row + 1}: {listing(pair.targets[row])}" for row in rows)
         raise ValueError(
             f"Wanted a word of the edited prompt, got {name!r}, which is not there (that often). Its words: {prompts}."
         )
@@ -234,7 +240,3 @@ def _require_injected(
             f"{' and '.join(sorted(classes))}, so a window for it has no effect. Remove that line"
             + (", or use P2P Attention Replace." if classes == {"swapped"} else ".")
         )
-
-
-def _listing(prompt: Prompt) -> str:
-    return ", ".join(word.text for word in prompt.words)

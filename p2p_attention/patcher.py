@@ -1,8 +1,8 @@
 """The only file that touches ComfyUI: it encodes prompt pairs and hooks edits into a sampling run.
 
-A patched model carries nothing but its frozen edits and one wrapper around the sampling run. Everything else (the
-rows, the attention patches, the shared noise, the previews) is put into the run's own copy of the model options when
-sampling starts, and goes with it.
+A patched model carries nothing but its frozen works (edits, blends, recorders, ...) and one wrapper around the sampling
+run. Everything else (the rows, the attention patches, the shared noise, the previews) is put into the run's own copy of
+the model options when sampling starts, and goes with it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import itertools
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import comfy.k_diffusion.sampling as k_diffusion
+import comfy.model_sampling
+import comfy.sample
+import comfy.samplers
+import latent_preview
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from .attention import (
@@ -28,14 +33,25 @@ from .attention import (
     rewrite_cross_attention,
     rewrite_self_attention,
 )
+from .blend import Blend, BlendRun
 from .edit import Edit
+from .guidance import Proximal, proximal
+from .invert import Inversion, InversionRun, invert
+from .maps import MapRun, attention_probs, choose_level
+from .null_text import optimise_null_text
 from .prompt import Piece, Prompt, PromptPair, build_prompt, split_edits
+from .record import Recorder, gather
 from .run import EditRun
+
+Work = Edit | Blend | Recorder | Proximal | Inversion  # what a patched model carries
 
 KEY = "prompt_to_prompt"  # our name in the host's dictionaries
 PAIR_KEY = "p2p_pair"  # marks a conditioning with the pair it was made from
+NULL_TEXT_KEY = "p2p_null_text"  # marks a negative with the guidance and noise levels it was optimised for
 STEP_KEY = "p2p_step"  # the step of a model call, read once per call
 CLIP_STREAMS = {"l", "g", "h"}  # CLIP ViT-L, OpenCLIP bigG, OpenCLIP H
+OWN_STEPS = {"dpm_fast_function", "dpm_adaptive_function"}  # samplers that do not keep to the schedule
+SCHEDULERS = tuple(comfy.samplers.KSampler.SCHEDULERS)
 SUPPORTED = "Supported are UNets with cross-attention: SD 1.x, SD 2.x, SDXL and what is derived from them."
 
 
@@ -51,7 +67,7 @@ def encode_pair(clip: Any, source: str, target: str) -> tuple[list, PromptPair]:
     Args:
         clip: the host's CLIP.
         source: the prompt of the picture to edit.
-        target: the edited prompt; several are separated by a line ``---``.
+        target: the edited prompt; several are separated by a line ``---``; empty for the source alone.
 
     Returns:
         The conditioning (rows: source, edits) and the pair.
@@ -61,7 +77,7 @@ def encode_pair(clip: Any, source: str, target: str) -> tuple[list, PromptPair]:
     """
     if clip is None:
         raise ValueError("Wanted a CLIP, got none. The checkpoint may hold no text encoder: connect a Load CLIP node.")
-    texts = (source, *split_edits(target))
+    texts = (source, *(split_edits(target) if target.strip() else ()))
     names = ("source", *(f"edit {i}" for i in range(1, len(texts))))
     prompts = tuple(_tokenize(clip, text) for text in texts)
     for name, prompt in zip(names, prompts, strict=True):
@@ -121,21 +137,37 @@ def _stack_rows(rows: Sequence[list], pair: PromptPair) -> list:
 # ----------------------------------------------------------------------------------------------------- patching models
 
 
-def add_edit(model: Any, edit: Edit) -> Any:
-    """A clone of the model that carries one more edit; the model itself is left as it is.
+def attach(model: Any, work: Work) -> Any:
+    """A clone of the model that carries one more piece of work; the model itself is left as it is.
 
     Raises:
-        ValueError: the model is not a UNet with cross-attention, or the pair was made by another model's text encoder.
+        ValueError: the model is not a UNet with cross-attention, the pair was made by another model's text encoder, or
+            an edit would have two blends.
     """
-    _require_unet(model, edit.pair)
+    _require_unet(model, None if isinstance(work, Inversion) else work.pair)
     patched = model.clone()
-    patched.model_options[KEY] = (*patched.model_options.get(KEY, ()), edit)
+    works = patched.model_options.get(KEY, ())
+    if isinstance(work, Inversion):  # a picture has one way back; the last node counts
+        works = tuple(each for each in works if not isinstance(each, Inversion))
+    works = (*works, work)
+    _require_one_blend(works)
+    patched.model_options[KEY] = works
     if not patched.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
-        patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _edit_sampling_run)
+        patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _sampling_run)
     return patched
 
 
-def _require_unet(model: Any, pair: PromptPair) -> None:
+def _require_one_blend(works: Sequence[Work]) -> None:
+    blended = [(work.pair, row) for work in works if isinstance(work, Blend) for row in work.edits]
+    for pair, row in blended:
+        if blended.count((pair, row)) > 1:
+            raise ValueError(
+                f"Wanted one P2P Local Blend Mask for an edit, got two for edit {row + 1}. Name all its words in one "
+                "node, or set the nodes' edit to different edited prompts."
+            )
+
+
+def _require_unet(model: Any, pair: PromptPair | None) -> None:
     unet = model.model.diffusion_model
     kind = type(model.model).__name__
     if not isinstance(unet, UNetModel) or model.model.latent_format.latent_dimensions != 2:
@@ -146,17 +178,284 @@ def _require_unet(model: Any, pair: PromptPair) -> None:
     widths = {block.attn2.to_k.in_features for block in blocks if block.attn2 is not None}
     if not widths:
         raise ValueError(f"Wanted a UNet with cross-attention, got {kind} without any. {SUPPORTED}")
-    if widths != {pair.context_dim}:
+    if pair is not None and widths != {pair.context_dim}:
         raise ValueError(
             f"Wanted a prompt pair of width {min(widths)} for this model ({kind}), got width {pair.context_dim}: it "
             "was made by another model's text encoder. Connect the CLIP of this checkpoint to P2P Prompt Pair."
         )
 
 
+# ----------------------------------------------------------------------------------------------------------- inversion
+
+
+def ddim_invert(
+    model: Any,
+    conditioning: list,
+    latent: dict,
+    settings: tuple[int, str, float],
+    refine_iterations: int,
+    source_row: str,
+) -> tuple[Any, dict]:
+    """Find the noise that leads to a picture, by the host's own model calls, with progress and previews.
+
+    Args:
+        model: the host's model; edits on it stay out of the inversion.
+        conditioning: of the source prompt, or a pair's, of which the source row is taken.
+        latent: the host's LATENT of the picture, B of them.
+        settings: (steps, scheduler, denoise), as on the sampler that will follow.
+        refine_iterations: fixed-point iterations per step.
+        source_row: see ``Inversion``.
+
+    Returns:
+        The model, whose runs begin at the noise found, and the noise as the host's LATENT.
+
+    Raises:
+        ValueError: the model is no diffusion UNet (flow models are not inverted this way), or there is no picture.
+    """
+    _require_unet(model, None)
+    steps, scheduler, denoise = settings
+    sampling = model.get_model_object("model_sampling")
+    if isinstance(sampling, comfy.model_sampling.CONST):
+        raise ValueError(
+            "Wanted a model that predicts noise or velocity of a diffusion (SD 1.x, SD 2.x, SDXL), got a flow model, "
+            "whose way back is another one. Use such a checkpoint, or remove ModelSamplingFlux / SD3 nodes."
+        )
+    image = latent["samples"]
+    channels = model.get_model_object("latent_format").latent_channels
+    if image.ndim != 4 or image.shape[1] != channels or not image.any():
+        raise ValueError(
+            f"Wanted the latent of a picture, [batch, {channels}, height, width], got {list(image.shape)}"
+            + ("." if image.any() else ", all zero: an empty latent.")
+            + " Connect VAE Encode of your picture, with this checkpoint's VAE."
+        )
+    falling = comfy.samplers.KSampler(
+        model, steps, model.load_device, sampler="euler", scheduler=scheduler, denoise=denoise
+    ).sigmas
+    levels = tuple(falling.tolist())
+    bare = _without_works(model)
+    show = latent_preview.prepare_callback(bare, len(levels) - 1)
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def backwards(model_k, x, sigmas, extra_args=None, callback=None, disable=None):
+        def denoised_at(x, sigma):
+            return model_k(x, sigma * x.new_ones(len(x)), **extra_args)
+
+        def progress(step, denoised, x):
+            show(step, denoised, x, len(levels) - 1)
+
+        found.append(invert(denoised_at, x, levels, refine_iterations, progress))
+        return found[0][0][0]
+
+    source = [_first_row(entry) for entry in conditioning]
+    noise = comfy.sample.sample_custom(
+        bare, torch.zeros_like(image), 1.0, comfy.samplers.KSAMPLER(backwards), falling.flip(0), source, source, image
+    )
+    trajectory, inputs = (each.cpu() for each in found[0])
+    inversion = Inversion(image.clone(), trajectory, inputs, levels, settings, source_row)
+    return attach(model, inversion), {"samples": noise}
+
+
+def null_text(model: Any, positive: list, negative: list, cfg: float, inner_steps: int) -> list:
+    """A negative that changes with every step, so that guidance at ``cfg`` leads back to the inverted picture.
+
+    Runs the host's UNet with gradients. The weights' copies that this may need are freed when it ends.
+
+    Args:
+        model: from P2P DDIM Invert.
+        positive: of the source prompt, or a pair's, of which the source row is taken.
+        negative: to begin with.
+        cfg: of the sampler that will follow.
+        inner_steps: most optimisation steps per sampling step.
+
+    Returns:
+        One conditioning entry per step, each for its part of the noise levels.
+
+    Raises:
+        ValueError: the model carries no inversion, or a conditioning is made of several parts.
+    """
+    inversions = [work for work in model.model_options.get(KEY, ()) if isinstance(work, Inversion)]
+    if not inversions:
+        raise ValueError("Wanted the model that comes from P2P DDIM Invert, got one without an inversion.")
+    if len(positive) != 1 or len(negative) != 1 or "control" in positive[0][1]:
+        raise ValueError(
+            f"Wanted a plain positive and a plain negative, got {len(positive)} and {len(negative)} parts, or a "
+            "ControlNet. Connect CLIP Text Encode or P2P Prompt Pair directly."
+        )
+    (inversion,) = inversions
+    rows = positive[0][1][PAIR_KEY].rows if PAIR_KEY in positive[0][1] else 1
+    bare = _without_works(model)
+    steps = len(inversion.sigmas) - 1
+    show = latent_preview.prepare_callback(bare, steps)
+    found: list[torch.Tensor] = []
+
+    def progress(step, denoised, x):
+        show(step, denoised, x, steps)
+
+    def optimise(model_k, x, sigmas, extra_args=None, callback=None, disable=None):
+        guider = model_k.inner_model
+        with torch.inference_mode(False), torch.enable_grad():
+            denoise = _differentiable(guider.inner_model, extra_args["model_options"])
+            inputs = [_model_inputs(guider.conds[name][0], len(x), x.device) for name in ("positive", "negative")]
+            found.extend(
+                optimise_null_text(
+                    lambda at, sigma, context: denoise(at, sigma, {**inputs[1], "c_crossattn": context}),
+                    inputs[0]["c_crossattn"],
+                    inputs[1]["c_crossattn"],
+                    inversion.trajectory.to(x.device).clone(),
+                    inversion.sigmas,
+                    cfg,
+                    inner_steps,
+                    progress,
+                )
+            )
+        return x
+
+    comfy.sample.sample_custom(
+        bare,
+        torch.zeros_like(inversion.image),
+        cfg,
+        comfy.samplers.KSAMPLER(optimise),
+        torch.tensor(inversion.sigmas),
+        [_first_row(positive[0])],
+        negative,
+        inversion.image,
+        disable_pbar=True,
+    )
+    extras = {**negative[0][1], NULL_TEXT_KEY: (cfg, inversion.sigmas)}
+    return [
+        [
+            context.to(negative[0][0]).repeat_interleave(rows if len(context) > 1 else 1, dim=0),
+            {**extras, "timestep_start": start, "timestep_end": end},
+        ]
+        for context, start, end in zip(found, *_spans(inversion.sigmas), strict=True)
+    ]
+
+
+def _spans(sigmas: Sequence[float]) -> tuple[list[float], list[float]]:
+    """For each step, from and down to which noise level its negative counts: the middles between the levels."""
+    middles = [math.sqrt(high * low) for high, low in zip(sigmas[:-2], sigmas[1:-1], strict=True)]
+    return [math.inf, *middles], [*middles, 0.0]
+
+
+def _differentiable(base: Any, model_options: dict) -> Callable[[torch.Tensor, float, dict], torch.Tensor]:
+    """(x, sigma, model inputs) -> denoised latents, through which gradients flow to the inputs.
+
+    Weights that were loaded in inference mode cannot be part of a graph: copies stand in for them.
+    """
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.base = base
+
+        def forward(self, x, sigma, inputs):
+            options = {**model_options.get("transformer_options", {}), "cond_or_uncond": [1], "uuids": [None]}
+            return self.base.apply_model(x, sigma, transformer_options=options, **inputs)
+
+    module = Model()
+    copies = {
+        name: tensor.clone() if tensor.is_inference() else tensor.detach()
+        for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers())
+    }
+
+    def denoise(x, sigma, inputs):
+        return torch.func.functional_call(module, copies, (x, sigma * x.new_ones(len(x)), inputs))
+
+    return denoise
+
+
+def _model_inputs(cond: dict, rows: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """What the host hands to the model for a conditioning, for a batch of ``rows``; normal tensors."""
+    processed = {name: each.process_cond(batch_size=rows, area=None).cond for name, each in cond["model_conds"].items()}
+    return {name: each.to(device).clone() if torch.is_tensor(each) else each for name, each in processed.items()}
+
+
+def _without_works(model: Any) -> Any:
+    """A clone of the model as if none of our nodes were there."""
+    bare = model.clone()
+    bare.model_options.pop(KEY, None)
+    bare.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    return bare
+
+
+def _first_row(entry: list) -> list:
+    """The source's part of a conditioning entry; no longer a pair's."""
+    context, extras = entry
+    extras = {key: value for key, value in extras.items() if key != PAIR_KEY}
+    if extras.get("pooled_output") is not None:
+        extras["pooled_output"] = extras["pooled_output"][:1]
+    return [context[:1], extras]
+
+
+def _inversion_run(
+    inversion: Inversion | None,
+    guider: Any,
+    sampler: Any,
+    sigmas: torch.Tensor,
+    shape: torch.Size,
+    pairs: dict[Any, PromptPair],
+) -> InversionRun | None:
+    """The inversion's part of a run, after checking that the run can follow its trajectory."""
+    if inversion is None:
+        return None
+    if inversion.image.shape != shape:
+        raise ValueError(
+            f"Wanted a latent of the inverted picture's shape {list(inversion.image.shape)}, got {list(shape)}. "
+            "Connect the latent that went into P2P DDIM Invert to the sampler, too."
+        )
+    pinned = inversion.source_row != "free"
+    if pinned and not pairs:
+        raise ValueError(
+            f"source_row {inversion.source_row} holds the source row of a prompt pair; the sampler's conditioning "
+            "comes from none. Connect P2P Prompt Pair's conditioning to positive, or set source_row to free."
+        )
+    function = getattr(sampler, "sampler_function", None)
+    follows = function is k_diffusion.sample_euler
+    parameters = inspect.signature(function).parameters if function is not None else {}
+    own_way = "noise_sampler" in parameters or getattr(function, "__name__", "") in OWN_STEPS
+    if own_way or not (follows or pinned):
+        name = getattr(function, "__name__", type(sampler).__name__)
+        raise ValueError(
+            f"Wanted a sampler that follows the inversion, got {name}, "
+            + ("which draws noise or chooses steps of its own" if own_way else "of higher order")
+            + ". Set sampler_name to euler or ddim"
+            + ("." if own_way else ", or source_row to pin.")
+        )
+    rows = next(iter(pairs.values())).rows if pairs else 1
+    return InversionRun(inversion, sigmas.tolist(), rows, guider.model_patcher.load_device)
+
+
+def _require_optimised_for(guider: Any, sigmas: Sequence[float]) -> None:
+    """A null-text negative is made for one guidance and one schedule."""
+    for cond in (cond for entries in guider.conds.values() for cond in entries):
+        if NULL_TEXT_KEY in cond:
+            cfg, levels = cond[NULL_TEXT_KEY]
+            if not math.isclose(cfg, getattr(guider, "cfg", cfg), rel_tol=1e-6):
+                raise ValueError(
+                    f"Wanted cfg {cfg:g}, for which P2P Null-Text Optimize made the negative, got {guider.cfg:g}. Set "
+                    "both alike."
+                )
+            if len(levels) != len(sigmas):
+                raise ValueError(
+                    f"Wanted the {len(levels) - 1} steps for which P2P Null-Text Optimize made the negative, got "
+                    f"{len(sigmas) - 1}. Set the sampler as in P2P DDIM Invert."
+                )
+            return
+
+
+def _noise_to_start(start: torch.Tensor, latent: torch.Tensor, sigmas: torch.Tensor, model: Any) -> torch.Tensor:
+    """The noise with which the host's scaling begins at ``start`` (B, C, H, W), given the latent image."""
+    sampling = model.get_model_object("model_sampling")
+    first, largest = float(sigmas[0]), float(sampling.sigma_max)
+    one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+    scale = sampling.noise_scaling(sigmas[:1].cpu(), one, zero, math.isclose(first, largest, rel_tol=1e-5))
+    return ((start.cpu() - model.model.process_latent_in(latent).cpu()) / scale).to(latent)
+
+
 # ------------------------------------------------------------------------------------------------------- sampling runs
 
 
-def _edit_sampling_run(
+def _sampling_run(
     executor: Any,
     noise: torch.Tensor,
     latent_image: torch.Tensor,
@@ -168,16 +467,33 @@ def _edit_sampling_run(
     seed: int | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Around the host's sampling run: B seeds become B x R rows, and the edits work on them. OUTER_SAMPLE wrapper."""
+    """Around the host's sampling run: B seeds become B x R rows, and the works do theirs. OUTER_SAMPLE wrapper."""
     guider = executor.class_obj
-    edits: tuple[Edit, ...] = guider.model_options[KEY]
-    pairs = _pairs_of_conditionings(guider.conds, edits)
+    patcher = guider.model_patcher
+    works: tuple[Work, ...] = guider.model_options[KEY]
+    blends, recorders, guidances, inversions = (
+        [work for work in works if isinstance(work, kind)] for kind in (Blend, Recorder, Proximal, Inversion)
+    )
+    for work in (*blends, *recorders):
+        work.record.clear()
+    pairs = _pairs_of_conditionings(guider.conds, works)
     _refuse_context_windows(guider.model_options)
-    run = EditRun(edits, pairs, sigmas.tolist())
-    _install(run, guider.model_options)
+    _require_optimised_for(guider, sigmas.tolist())
+    inversion = _inversion_run(next(iter(inversions), None), guider, sampler, sigmas, noise.shape, pairs)
 
-    seeds, rows = noise.shape[0], edits[0].pair.rows
-    sampler = _share_noise(sampler, noise.to(guider.model_patcher.load_device), sigmas, seed, rows)
+    seeds, rows = noise.shape[0], next(iter(pairs.values())).rows if pairs else 1
+    size = noise.shape[-2:]
+    run = EditRun([work for work in works if isinstance(work, Edit)], pairs, sigmas.tolist())
+    maps = {work: [MapRun(each, run.steps) for each in work.requests] for work in (*blends, *recorders)}
+    taps = _MapTaps(run, maps.values(), patcher.model.diffusion_model, size)
+    blend_runs = [BlendRun(work, maps[work], seeds, size, run.steps) for work in blends]
+    _install(run, taps, blend_runs, guidances, inversion, guider.model_options)
+
+    if rows > 1:
+        sampler = _share_noise(sampler, noise.to(patcher.load_device), sigmas, seed, rows)
+    if inversion is not None:
+        latent_image = inversions[0].image.to(latent_image)
+        noise = _noise_to_start(inversion.start, latent_image, sigmas, patcher)
     if denoise_mask is not None and denoise_mask.shape[0] == seeds:
         denoise_mask = denoise_mask.repeat_interleave(rows, dim=0)
     if "latent_shapes" in kwargs:
@@ -196,19 +512,29 @@ def _edit_sampling_run(
     )
     if preview is not None:
         preview.finish()
+    if inversion is not None and inversion.pins:
+        samples = inversion.result(samples, patcher.model.process_latent_out)
+    for blend in blend_runs:
+        if blend.mask is None:  # the sampler did not call the model in the last step (dpm_fast, dpm_adaptive)
+            blend.update(taps.areas, samples.device)
+        samples = blend.outside_from_source(samples)
+    for blend in blend_runs:
+        blend.blend.record.put(blend.result(), samples)
+    for work in recorders:
+        work.record.put(gather(maps[work][0], taps.areas, size), samples)
     return samples
 
 
-def _pairs_of_conditionings(conds: dict[str, list[dict]], edits: Sequence[Edit]) -> dict[Any, PromptPair]:
-    """Conditioning id -> its pair, after checking that every edit has a conditioning it can work on."""
+def _pairs_of_conditionings(conds: dict[str, list[dict]], works: Sequence[Work]) -> dict[Any, PromptPair]:
+    """Conditioning id -> its pair, after checking that every edit, blend and recorder has one it can work on."""
     marked = [cond for entries in conds.values() for cond in entries if PAIR_KEY in cond]
     pairs = {cond["uuid"]: cond[PAIR_KEY] for cond in marked}
-    for edit in edits:
-        if edit.pair not in pairs.values():
+    for pair in (work.pair for work in works if not isinstance(work, Inversion)):
+        if pair not in pairs.values():
             raise ValueError(
-                f"Wanted the conditioning of the pair {edit.pair.source.text!r} -> "
-                f"{' | '.join(target.text for target in edit.pair.targets)!r} on the sampler, got none. Connect "
-                "P2P Prompt Pair's conditioning to the sampler's positive, and its pair to the edit on the model."
+                f"Wanted the conditioning of the pair {pair.source.text!r} -> "
+                f"{' | '.join(target.text for target in pair.targets)!r} on the sampler, got none. Connect "
+                "P2P Prompt Pair's conditioning to the sampler's positive, and its pair to the P2P nodes on the model."
             )
     counts = sorted({pair.rows for pair in pairs.values()})
     if len(counts) > 1:
@@ -247,16 +573,53 @@ def _refuse_context_windows(model_options: dict) -> None:
         )
 
 
-def _install(run: EditRun, model_options: dict) -> None:
-    """Put the attention patches, before all others, and the step counter into this run's model options."""
+def _install(
+    run: EditRun,
+    taps: _MapTaps,
+    blends: Sequence[BlendRun],
+    guidances: Sequence[Proximal],
+    inversion: InversionRun | None,
+    model_options: dict,
+) -> None:
+    """Put the step counter, the attention patches (first) and what guides, pins and blends (last) into a run."""
+    pinned = inversion if inversion is not None and inversion.pins else None
 
-    def count_step(executor: Any, model: Any, conds: Any, x_in: torch.Tensor, timestep: torch.Tensor, options: dict):
-        step = {STEP_KEY: run.step_of(float(timestep[0]))}
-        options = {**options, "transformer_options": {**options["transformer_options"], **step}}
-        return executor(model, conds, x_in, timestep, options)
+    def around_model_call(executor, model, conds, x_in, timestep, options):
+        conds = [entries and [_own_id(cond) for cond in entries] for entries in conds]
+        sigma = float(timestep[0])
+        step = run.step_of(sigma)
+        options = {**options, "transformer_options": {**options["transformer_options"], STEP_KEY: step}}
+        taps.note_areas(conds, x_in)
+        if pinned is not None:
+            x_in = pinned.on_trajectory(x_in, step, sigma)
+        for blend in blends:
+            if blend.mask is not None:
+                x_in = blend.outside_from_source(x_in)
+        if pinned is None:
+            return executor(model, conds, x_in, timestep, options)
+        x_in = pinned.aligned(x_in, step, sigma)
+        return _without_source_in_negative(executor, pinned.rows, model, conds, x_in, timestep, options)
+
+    def guide(args):
+        outputs = args["conds_out"]
+        if len(outputs) == 2 and args["conds"][1] is not None:
+            for guidance in guidances:
+                outputs = [proximal(guidance, *outputs), outputs[1]]
+        return outputs
+
+    def pin_and_blend(args):
+        step, denoised = run.step_of(float(args["sigma"][0])), args["denoised"]
+        if pinned is not None:
+            denoised = pinned.denoised(denoised, step)
+        for blend in blends:
+            if blend.active(step):
+                blend.update(taps.areas, denoised.device)
+                denoised = blend.apply(denoised)
+        return denoised
 
     def cross_attention(hidden, context, value, extra_options):
         program = _program(run, hidden, context.shape[1], extra_options)
+        taps.take("cross", hidden, context, extra_options)
         if program is None or not program.edits_cross_attention:
             return hidden, context, value
         extra_options[KEY] = program  # one dictionary per block call: the output patch finds it there
@@ -267,6 +630,7 @@ def _install(run: EditRun, model_options: dict) -> None:
         return output if program is None else merge_cross_attention(program, output)
 
     def self_attention(hidden, context, value, extra_options):
+        taps.take("self", hidden, context, extra_options)
         height, width = extra_options["original_shape"][-2:]
         if not injects_self_attention(hidden.shape[1], height, width):
             return hidden, context, value
@@ -275,7 +639,7 @@ def _install(run: EditRun, model_options: dict) -> None:
             return hidden, context, value
         return rewrite_self_attention(program, hidden, context, value)
 
-    add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, count_step, model_options, is_model_options=True)
+    add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, around_model_call, model_options, is_model_options=True)
     patches = model_options.setdefault("transformer_options", {}).setdefault("patches", {})
     for name, patch in (
         ("attn1_patch", self_attention),
@@ -283,6 +647,128 @@ def _install(run: EditRun, model_options: dict) -> None:
         ("attn2_output_patch", cross_attention_output),
     ):
         patches[name] = [patch, *patches.get(name, [])]
+    if guidances:
+        model_options["sampler_pre_cfg_function"] = [*model_options.get("sampler_pre_cfg_function", []), guide]
+    if blends or pinned is not None:
+        model_options["sampler_post_cfg_function"] = [
+            *model_options.get("sampler_post_cfg_function", []),
+            pin_and_blend,
+        ]
+
+
+def _without_source_in_negative(
+    executor: Any, rows: int, model: Any, conds: list, x_in: torch.Tensor, timestep: torch.Tensor, options: dict
+) -> list[torch.Tensor]:
+    """A model call whose negative leaves out the source rows, which are pinned: their guidance leads nowhere.
+
+    Negatives that hold something for each row are left as they are.
+    """
+    if len(conds) != 2 or conds[1] is None or not all(map(_alike_for_all_rows, conds[1])):
+        return executor(model, conds, x_in, timestep, options)
+    edited = torch.arange(len(x_in), device=x_in.device) % rows != 0
+    positive, _ = executor(model, [conds[0], None], x_in, timestep, options)
+    negative = positive.clone()
+    if edited.any():
+        _, negative[edited] = executor(model, [None, conds[1]], x_in[edited], timestep[edited], options)
+    return [positive, negative]
+
+
+def _alike_for_all_rows(cond: dict) -> bool:
+    tensors = (getattr(each, "cond", None) for each in cond.get("model_conds", {}).values())
+    return not {"control", "hooks", "gligen", "mask"} & {
+        key for key, value in cond.items() if value is not None
+    } and all(each is None or not torch.is_tensor(each) or each.shape[0] == 1 for each in tensors)
+
+
+def _own_id(cond: dict) -> dict:
+    """The host gives the other side an entry for a pair's area by copying the pair's, id and all, around that side's
+    own text. Such a copy is no pair's, so it gets an id of its own."""
+    if PAIR_KEY not in cond or cond["model_conds"]["c_crossattn"].cond is cond["cross_attn"]:
+        return cond
+    return {**cond, "uuid": (cond["uuid"], "copy")}
+
+
+class _MapTaps:
+    """Takes attention maps out of the layers that were asked for, before anything rewrites their inputs.
+
+    Args:
+        run: to know which conditioning belongs to which pair, and what is done to it.
+        maps: what is collected; maps of one work come from the same level.
+        unet: whose layers.
+        size: (H, W) of the latent.
+    """
+
+    def __init__(self, run: EditRun, maps: Iterable[Sequence[MapRun]], unet: UNetModel, size: tuple[int, int]):
+        self._run = run
+        self._layers = _attention_layers(unet)
+        self._wanted: dict[tuple, list[MapRun]] = {}  # (cross or self, block, number, index) -> who wants its maps
+        levels = sorted({level for _, level in self._layers.values()})
+        grids = [_grid(size, level) for level in levels]
+        for together in filter(None, maps):
+            chosen = levels[max(choose_level(each.request, grids, *size) for each in together)]
+            for each in together:
+                attention = each.request.attention
+                for key, (_, level) in self._layers.items():
+                    if level == chosen and (attention == "cross" or key[-1] == 0):
+                        self._wanted.setdefault((attention, *key), []).append(each)
+        self.areas: dict[Any, tuple[int, int, int, int] | None] = {}  # conditioning -> (h, w, y, x) in the latent
+
+    def note_areas(self, conds: Sequence[Sequence[dict] | None], x_in: torch.Tensor) -> None:
+        height, width = x_in.shape[-2:]
+        for cond in (cond for entries in conds for cond in entries or ()):
+            area = cond.get("area")
+            if area is not None:
+                h, w, y, x = area
+                area = min(h, height - y), min(w, width - x), y, x
+            self.areas[cond["uuid"]] = area
+
+    def take(self, attention: str, hidden: torch.Tensor, context: torch.Tensor, extra_options: dict) -> None:
+        key = *extra_options["block"], extra_options["block_index"]
+        wanted = self._wanted.get((attention, *key))
+        grid = tuple(extra_options["activations_shape"][-2:])
+        if wanted is None or hidden.shape[1] != math.prod(grid):
+            return
+        block, level = self._layers[key]
+        layer = block.attn2 if attention == "cross" else block.attn1
+        conditionings = extra_options["uuids"]
+        rows = hidden.shape[0] // len(conditionings)
+        for first, conditioning in zip(range(0, hidden.shape[0], rows), conditionings, strict=True):
+            mine = [maps for maps in wanted if maps.request.pair == self._run.pair_of(conditioning)]
+            if not mine:
+                continue
+            chunk = slice(first, first + rows)
+            probs = attention_probs(layer.to_q(hidden[chunk]), layer.to_k(context[chunk]), layer.heads)
+            step = extra_options[STEP_KEY]
+            for maps in mine:
+                planned = _grid(extra_options["original_shape"][-2:], level)
+                maps.add(conditioning, step, probs, grid, planned, self._run.states(conditioning, step))
+
+
+def _attention_layers(unet: UNetModel) -> dict[tuple[str, int, int], tuple[BasicTransformerBlock, int]]:
+    """(block, number, index), as the host names a layer -> the layer, and how often the latent is halved before it."""
+    layers, level, levels = {}, 0, []
+    for number, block in enumerate(unet.input_blocks):
+        level += any(isinstance(module, Downsample) for module in block.modules())
+        levels.append(level)
+        layers |= _layers_in(block, ("input", number), level)
+    if unet.middle_block is not None:
+        layers |= _layers_in(unet.middle_block, ("middle", 0), level)
+    for number, block in enumerate(unet.output_blocks):
+        layers |= _layers_in(block, ("output", number), levels[-1 - number])
+    return layers
+
+
+def _layers_in(block: torch.nn.Module, name: tuple[str, int], level: int) -> dict:
+    transformers = [module for module in block.modules() if isinstance(module, BasicTransformerBlock)]
+    return {(*name, index): (module, level) for index, module in enumerate(transformers) if module.attn2 is not None}
+
+
+def _grid(size: Sequence[int], level: int) -> tuple[int, int]:
+    """(h, w) of a (H, W) latent after ``level`` halvings, which round up."""
+    height, width = size
+    for _ in range(level):
+        height, width = -(-height // 2), -(-width // 2)
+    return height, width
 
 
 def _program(run: EditRun, hidden: torch.Tensor, length: int | None, extra_options: dict) -> RowProgram | None:

@@ -111,6 +111,16 @@ class PromptPair:
         return prompt.find(self.tokenize(numbered[1]), int(numbered[2]))
 
 
+def listing(prompt: Prompt) -> str:
+    """The words of a prompt, for a message."""
+    return ", ".join(word.text for word in prompt.words)
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """The words and phrases in a text box: separated by commas or lines."""
+    return tuple(name.strip() for name in re.split(r"[,\n]", text) if name.strip())
+
+
 def split_edits(text: str) -> tuple[str, ...]:
     """The edited prompts in a text box: separated by a line that holds only ``---``."""
     return tuple(part.strip() for part in re.split(r"(?m)^[ \t]*---[ \t]*\r?$", text))

@@ -57,7 +57,7 @@ class EditRun:
         layout = (*conditionings, rows, length, device, dtype)
         call = (step, *layout)
         if call not in self._calls:
-            states = tuple(self._row_states(conditioning, step) for conditioning in conditionings)
+            states = tuple(self.states(conditioning, step) for conditioning in conditionings)
             if any(states) and (states, layout) not in self._programs:
                 chunks = [
                     self._equations(each, state, length) for each, state in zip(conditionings, states, strict=True)
@@ -70,7 +70,7 @@ class EditRun:
         """The pair that a conditioning was made from, if any."""
         return self._pairs.get(conditioning)
 
-    def _row_states(self, conditioning: Hashable, step: int) -> tuple[RowState, ...] | None:
+    def states(self, conditioning: Hashable, step: int) -> tuple[RowState, ...] | None:
         """What happens to each edited row of a chunk at a step; None if nothing does."""
         pair = self.pair_of(conditioning)
         if pair is None:

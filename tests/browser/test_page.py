@@ -130,8 +130,9 @@ def test_no_two_nodes_of_a_workflow_overlap(path):
     assert overlaps == []
 
 
-def test_run_makes_the_pictures(page, server):
-    path = ROOT / "workflows" / "word_swap.json"
+@pytest.mark.parametrize("name", ["word_swap", "local_blend", "attention_maps", "attention_maps_plain"])
+def test_run_makes_the_pictures(page, server, name):
+    path = ROOT / "workflows" / f"{name}.json"
     prompt = to_api(read(path), server.get("/object_info"))
     open_workflow(page, path)
     with page.expect_response("**/api/prompt") as response:
@@ -139,7 +140,8 @@ def test_run_makes_the_pictures(page, server):
     answer = response.value.json()
     assert not answer["node_errors"]
 
-    images = server.wait(answer["prompt_id"])
+    shown = server.wait(answer["prompt_id"])
+    images = next(shown[node] for node in shown if prompt[node]["class_type"] == "SaveImage")
     pictures = [Image.open(io.BytesIO(server.image(image))).convert("RGB") for image in images]
     rows = 1 + len(prompt_pair(prompt)[1])
     seeds = next(node["inputs"]["batch_size"] for node in prompt.values() if node["class_type"] == "EmptyLatentImage")
@@ -150,10 +152,14 @@ def test_run_makes_the_pictures(page, server):
         for picture in edited:
             assert max(ImageStat.Stat(ImageChops.difference(source, picture)).mean) > 1, "the edit changed nothing"
 
-    # The page shows them on its SaveImage node, too.
-    page.wait_for_function("count => window.app.graph.nodes.find(n => n.type === 'SaveImage').imgs?.length === count",
-                           arg=len(pictures))
-    screenshot(page, "word_swap_done")
+    # The page shows them on its SaveImage node, too, and masks and maps on the nodes that show those.
+    showing = {key for key, node in prompt.items() if node["class_type"] in
+               ("SaveImage", "P2PShowBlendMask", "P2PAttentionMaps")}
+    assert set(shown) == showing
+    for node, images in shown.items():
+        page.wait_for_function("([id, count]) => window.app.graph.getNodeById(id).imgs?.length === count",
+                               arg=[int(node), len(images)])
+    screenshot(page, f"{name}_done")
     assert page.complaints == []
 
 

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from workflow_api import edits, prompt_pair, to_api, without_p2p
+from workflow_api import edits, prompt_pair, to_api, without_blend, without_p2p
 
 INFO = {
     "Load": {"display_name": "Load It", "input": {"required": {"name": [["a.safetensors", "b.safetensors"]]}}},
@@ -146,6 +146,17 @@ def test_without_p2p(prompt):
     assert set(dog) == set(fox) == {"1", "2", "5", "6", "7", "8"}
 
 
+def test_without_blend(prompt):
+    prompt["11"] = {"class_type": "P2PLocalBlendMask", "inputs": {"model": ["4", 0], "pair": ["2", 1]}}
+    prompt["12"] = {"class_type": "P2PShowBlendMask", "inputs": {"masks": ["11", 1], "latent": ["6", 0]}}
+    prompt["6"]["inputs"]["model"] = ["11", 0]
+    kept = copy.deepcopy(prompt)
+    plain = without_blend(prompt)
+    assert prompt == kept
+    assert set(prompt) - set(plain) == {"11", "12"}
+    assert plain["6"]["inputs"]["model"] == ["4", 0]
+
+
 def test_one_pair_is_wanted(prompt):
     assert prompt_pair(prompt) == ("a cat", ["a dog", "a fox at night"], "2")
     prompt["11"] = prompt["2"]
@@ -158,6 +169,7 @@ def test_one_pair_is_wanted(prompt):
     ("a dog\n---\na fox", ["a dog", "a fox"]),
     ("a dog \r\n --- \r\n a fox", ["a dog", "a fox"]),
     ("a well---known dog", ["a well---known dog"]),
+    (" \n", []),
 ])
 def test_edits(text, parts):
     assert edits(text) == parts

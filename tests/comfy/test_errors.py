@@ -7,6 +7,17 @@ import torch
 from sampling import DEFAULTS, PHRASE, SOURCE, SWAP, Sampling, latent
 from small_models import UNET, sd15, sdxl
 
+BLEND = {
+    "words": "",
+    "exclude_words": "",
+    "threshold": 0.3,
+    "start": 0.2,
+    "spread": True,
+    "grow": 1,
+    "feather": 0.0,
+    "map_resolution": "auto",
+}
+
 
 @pytest.fixture(scope="module")
 def sampling(run_node):
@@ -18,14 +29,33 @@ def sampling(run_node):
     [
         ("", SWAP, "source"),
         ("  \n", SWAP, "source"),
-        (SOURCE, "", "edit 1"),
         (SOURCE, SWAP + "\n---\n", "edit 2"),
+        (SOURCE, "\n---\n", "edit 1"),
+        (SOURCE, "\n---\n" + SWAP, "edit 1"),
         (SOURCE, "()", "edit 1"),
     ],
 )
 def test_empty_prompts(sampling, source, target, says):
     with pytest.raises(ValueError, match=rf"(?s)at least one word for the {says}, got .*one prompt each"):
         sampling.run_node("P2PPromptPair", clip=sampling.clip, source=source, target=target)
+
+
+@pytest.mark.parametrize(
+    "node, inputs",
+    [
+        ("P2PAttentionReplace", DEFAULTS),
+        ("P2PAttentionRefine", DEFAULTS),
+        ("P2PReweightToken", {"words": "cat", "scale": 2.0, "start": 0.0, "end": 1.0}),
+        ("P2PLocalBlendMask", BLEND),
+        ("P2PLocalBlendMask", {**BLEND, "mask": torch.ones(1, 8, 8)}),
+    ],
+)
+def test_source_alone_has_nothing_to_edit(sampling, node, inputs):
+    """An empty target is a plain prompt, for P2P Record Attention."""
+    conditioning, pair = sampling.run_node("P2PPromptPair", clip=sampling.clip, source=SOURCE, target=" \n")
+    assert conditioning[0][0].shape[0] == pair.rows == 1
+    with pytest.raises(ValueError, match="with an edited prompt, got the source alone.*target of P2P Prompt Pair"):
+        sampling.run_node(node, model=sampling.model, pair=pair, **inputs)
 
 
 def test_no_clip(run_node):

@@ -7,7 +7,21 @@ import re
 import pytest
 from real_host import PACK
 
-NODES = ["P2PPromptPair", "P2PAttentionReplace", "P2PAttentionRefine", "P2PReweightToken", "P2PLoadDemoModel"]
+NODES = [
+    "P2PPromptPair",
+    "P2PAttentionReplace",
+    "P2PAttentionRefine",
+    "P2PReweightToken",
+    "P2PLocalBlendMask",
+    "P2PShowBlendMask",
+    "P2PRecordAttention",
+    "P2PAttentionMaps",
+    "P2PDDIMInvert",
+    "P2PProximalGuidance",
+    "P2PNullTextOptimize",
+    "P2PLoadDemoModel",
+    "P2PDemoPicture",
+]
 
 
 @pytest.fixture(params=NODES)
@@ -54,3 +68,14 @@ def test_widgets_have_the_agreed_defaults(host):
     fader = {i.id: i for i in host.node("P2PReweightToken").GET_SCHEMA().inputs}
     assert list(fader)[:6] == ["model", "pair", "words", "scale", "start", "end"]
     assert (fader["start"].default, fader["end"].default) == (0.0, 1.0)
+    blend = {i.id: getattr(i, "default", None) for i in host.node("P2PLocalBlendMask").GET_SCHEMA().inputs}
+    assert (blend["threshold"], blend["start"], blend["grow"], blend["feather"]) == (0.3, 0.2, 0, 0.0)
+    assert blend["spread"] is True
+    assert (blend["words"], blend["exclude_words"], blend["edit"]) == ("", "", 0)
+    for node in ("P2PLocalBlendMask", "P2PRecordAttention"):
+        widgets = {i.id: i for i in host.node(node).GET_SCHEMA().inputs}
+        assert (widgets["map_resolution"].default, widgets["maps"].default) == ("auto", "own")
+        assert widgets["words"].default == "" and widgets["maps"].optional
+    sheet = {i.id: i for i in host.node("P2PAttentionMaps").GET_SCHEMA().inputs}
+    shown = [sheet[name].default for name in ("style", "time", "seed_number", "components")]
+    assert shown == ["overlay", "whole run", 1, 6]

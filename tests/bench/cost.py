@@ -3,7 +3,7 @@
 Beside it, the same edit the way the research code does it, with every attention map built. All in one process, in
 turn, round after round; the ratio is of the medians. Edits are in force during the whole run, the dearest case.
 
-    python dev.py bench [--channels 160] [--latent 64] [--steps 2] [--rounds 5] [--skip-maps] [--out results.md]
+    python dev.py bench cost [--channels 160] [--latent 64] [--steps 2] [--rounds 5] [--skip-maps] [--out results.md]
 
 ``--channels 320`` is the full width of SD 1.5. The weights are random: they do not change what is computed.
 """

@@ -1,0 +1,27 @@
+"""Pictures that the demo model did not make, with captions of its grammar."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .scenes import caption, render, sample_scene
+from .still_life import PICTURE
+
+PICTURES = ("scene", "still life")
+FIRST_SEED = 4_000_000  # training took the seeds from 0 on
+STILL_LIFE = "a ball in orange and a ball in yellow on the sand"  # the nearest that the demo model's words come to it
+
+
+def demo_picture(kind, seed):
+    """An IMAGE, float32 (1, 128, 128, 3) in 0..1, and its caption.
+
+    Args:
+        kind: "scene", rendered from ``seed``, or "still life", the one ray-traced picture.
+        seed: which scene.
+    """
+    if kind == "still life":
+        picture, text = np.asarray(Image.open(PICTURE).convert("RGB")), STILL_LIFE
+    else:
+        scene = sample_scene(FIRST_SEED + seed)
+        picture, text = render(scene), caption(scene.description)
+    return torch.from_numpy(picture.astype(np.float32) / 255)[None], text

@@ -1,0 +1,112 @@
+"""P2P Record Attention and P2P Attention Maps: look at where each word looks, at which step."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ..p2p_attention.maps import BRANCHES, RESOLUTIONS
+from ..p2p_attention.patcher import attach
+from ..p2p_attention.record import record_attention
+from ..p2p_attention.show import STYLES, TIMES, show_maps
+from .edit import model_and_pair, model_output
+from .prompt_pair import CATEGORY
+
+Maps = io.Custom("P2P_MAPS")
+
+
+class RecordAttention(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="P2PRecordAttention",
+            display_name="P2P Record Attention",
+            category=CATEGORY,
+            description="Keeps the attention maps of a run, for P2P Attention Maps. The picture stays as it is.",
+            inputs=[
+                *model_and_pair(),
+                io.String.Input(
+                    "words",
+                    default="",
+                    tooltip="Words or phrases to keep the maps of, separated by commas. Empty: every word.",
+                ),
+                io.Combo.Input(
+                    "attention",
+                    options=["cross", "self"],
+                    default="cross",
+                    tooltip="cross: where each word looks. self: which places belong together.",
+                ),
+                io.Combo.Input(
+                    "map_resolution",
+                    options=list(RESOLUTIONS),
+                    default="auto",
+                    tooltip="Side of the maps in tokens. auto: 16 for a 512 x 512 picture of SD 1.5, and what "
+                    "corresponds to it for other sizes.",
+                ),
+                io.Combo.Input(
+                    "maps",
+                    options=list(BRANCHES),
+                    default=BRANCHES[0],
+                    optional=True,
+                    tooltip="own: where an edited row itself looks. injected: where it is made to look.",
+                ),
+            ],
+            outputs=[
+                *model_output(),
+                Maps.Output(display_name="maps", tooltip="For P2P Attention Maps, which shows them after sampling."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, pair, words, attention, map_resolution, maps=BRANCHES[0]) -> io.NodeOutput:
+        recorder = record_attention(pair, words, attention, map_resolution, maps)
+        return io.NodeOutput(attach(model, recorder), recorder.record)
+
+
+class AttentionMaps(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="P2PAttentionMaps",
+            display_name="P2P Attention Maps",
+            category=CATEGORY,
+            description=(
+                "A sheet of the attention maps of a run: words across, source and edits down. For self-attention the "
+                "main components across."
+            ),
+            inputs=[
+                Maps.Input("maps", tooltip="From P2P Record Attention."),
+                io.Latent.Input("latent", tooltip="What the sampler gave: it makes this node run after it."),
+                io.Image.Input(
+                    "images", optional=True, tooltip="The decoded pictures, source and edits, to lay the maps over."
+                ),
+                io.Combo.Input(
+                    "style",
+                    options=list(STYLES),
+                    default=STYLES[0],
+                    tooltip="overlay: over the pictures, where they are connected. heat map: the maps alone.",
+                ),
+                io.Combo.Input(
+                    "time",
+                    options=list(TIMES),
+                    default=TIMES[0],
+                    tooltip="whole run: one map for each word. early, middle, late: three, each a third of the steps.",
+                ),
+                io.Int.Input("seed_number", default=1, min=1, max=4096, tooltip="Which image of the batch, from 1."),
+                io.Int.Input(
+                    "components", default=6, min=1, max=64, tooltip="How many components of self-attention to show."
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="sheet", tooltip="All maps on one labelled sheet."),
+                io.Mask.Output(
+                    display_name="masks",
+                    tooltip="The maps, 0 to 1, one for each place on the sheet, row by row.",
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, maps, latent, style, time, seed_number, components, images=None) -> io.NodeOutput:
+        sheet, masks = show_maps(maps, latent["samples"], images, style, time, seed_number, components)
+        return io.NodeOutput(sheet, masks, ui=ui.PreviewImage(sheet, cls=cls))

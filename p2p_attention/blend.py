@@ -1,0 +1,313 @@
+"""Local blend: the edit shows only where its words look, everywhere else the picture stays the source's.
+
+Nobody paints the mask: it comes from the attention maps of the words (Hertz et al. 2023, Algorithm 1,
+"local editing"). At every step from ``start`` on
+
+    z* <- z[0] + mask (z* - z[0])
+
+with z[0] the source row. Here the denoised latents and the model's inputs are blended, which for a first-order sampler
+is the paper's blend, and works with every other one too.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from .align import CONNECTIVES, align
+from .edit import chosen_rows
+from .maps import MapRequest, MapRun, WordPositions, find_words, place, spread
+from .prompt import PromptPair, Word, listing, split_names
+from .record import BlendMasks, Record
+
+MASK_MODES = ("replace", "intersect", "union")
+SAY_NOTHING = CONNECTIVES | {"a", "an", "the"}  # words whose maps have no place of their own
+
+
+@dataclass(frozen=True)
+class Region:
+    """The words that make one edit's mask, as (row, column) of the request's words."""
+
+    included: tuple[tuple[int, int], ...]
+    excluded: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Blend:
+    """A local blend of some of a pair's edits.
+
+    Args:
+        pair: the prompts.
+        request: the maps to keep; None when a given mask stands alone.
+        spread: whether the words' maps are filled to whole things by self-attention.
+        regions: per edited prompt the words of its mask; None leaves that edit alone.
+        threshold: of the normalised map, 0 to 1; what reaches it is inside.
+        start: from when, as a fraction of the steps; the last step always blends.
+        grow: radius of the max-pooling, in image tokens of the maps.
+        feather: width of the mask's soft border, in latent pixels.
+        mask: (M, h, w) in 0..1, one for all, per edited prompt, or per seed and edited prompt; or None.
+        mode: how ``mask`` is combined with the words' mask.
+        record: where a finished run leaves its masks.
+    """
+
+    pair: PromptPair
+    request: MapRequest | None
+    spread: bool
+    regions: tuple[Region | None, ...]
+    threshold: float
+    start: float
+    grow: int
+    feather: float
+    mask: torch.Tensor | None
+    mode: Literal["replace", "intersect", "union"]
+    record: Record[BlendMasks] = field(default_factory=Record)
+
+    @property
+    def requests(self) -> tuple[MapRequest, ...]:
+        """The maps of the words, then those of self-attention; only what is needed."""
+        if self.request is None:
+            return ()
+        return (self.request, replace(self.request, attention="self")) if self.spread else (self.request,)
+
+    @property
+    def edits(self) -> tuple[int, ...]:
+        """Indices into ``pair.targets`` of the edits that are blended."""
+        return tuple(row for row, region in enumerate(self.regions) if region is not None)
+
+    def __deepcopy__(self, memo: dict) -> Blend:
+        return self  # frozen; the host deep-copies what a model carries whenever a node clones it
+
+
+def local_blend(
+    pair: PromptPair,
+    words: str = "",
+    exclude_words: str = "",
+    threshold: float = 0.3,
+    start: float = 0.2,
+    spread: bool = True,
+    grow: int = 0,
+    feather: float = 0.0,
+    resolution: str = "auto",
+    branch: str = "own",
+    mask: torch.Tensor | None = None,
+    mode: str = "replace",
+    edit: int = 0,
+) -> Blend:
+    """Keep an edit where its words are; the rest of the picture is the source's.
+
+    Args:
+        pair: the prompts.
+        words: words or phrases, separated by commas, of the source, the edited prompt or both; empty: those in which
+            the prompts differ.
+        exclude_words: words whose place stays the source's.
+        threshold, start, spread, grow, feather, mask, mode: see ``Blend``.
+        resolution, branch: see ``MapRequest``.
+        edit: 0 for every edited prompt, n for the n-th only.
+
+    Raises:
+        ValueError: a word is not there, the prompts do not differ, or the mask has no fitting shape.
+    """
+    chosen = chosen_rows(pair, edit)
+    if mask is not None:
+        mask = _checked_mask(mask, pair)
+    names, without = split_names(words), split_names(exclude_words)
+    if mask is not None and mode == "replace":
+        if names or without:
+            raise ValueError(
+                "Wanted words or a mask that replaces theirs, got both. Empty words and exclude_words, or set "
+                "mask_mode to intersect or union."
+            )
+        regions = [Region((), ()) if row in chosen else None for row in range(len(pair.targets))]
+        return Blend(pair, None, False, tuple(regions), threshold, start, grow, feather, mask, mode)
+
+    columns: list[list[WordPositions]] = [[] for _ in range(pair.rows)]
+
+    def column(row: int, word: WordPositions) -> tuple[int, int]:
+        if word not in columns[row]:
+            columns[row].append(word)
+        return row, columns[row].index(word)
+
+    rows = [0, *(row + 1 for row in chosen)]
+    included, excluded = find_words(pair, names, rows), find_words(pair, without, rows)
+    regions: list[Region | None] = [None] * len(pair.targets)
+    for row in chosen:
+        sides = (0, row + 1)
+        if names:
+            wanted = [column(side, word) for side in sides for word in included[side]]
+            if not wanted:
+                raise ValueError(
+                    f"Wanted words of the source or of edit {row + 1}, got {words!r}, of which none is there. "
+                    f"Its words: {listing(pair.targets[row])}. Name one of them, or set edit to the edit that has them."
+                )
+        else:
+            wanted = [column(side, word) for side, word in _differing_words(pair, row)]
+        regions[row] = Region(tuple(wanted), tuple(column(side, word) for side in sides for word in excluded[side]))
+    request = MapRequest(pair, tuple(map(tuple, columns)), resolution=resolution, branch=branch)
+    return Blend(pair, request, spread, tuple(regions), threshold, start, grow, feather, mask, mode)
+
+
+def _differing_words(pair: PromptPair, row: int) -> list[tuple[int, WordPositions]]:
+    """(row, word) of what the source says and the edit does not, and the other way round."""
+    changed: list[tuple[int, Word]] = []
+    for span in align(pair.source, pair.targets[row]).spans:
+        if span.kind != "shared":
+            changed += [(0, word) for word in span.source] + [(row + 1, word) for word in span.target]
+    if not changed:
+        raise ValueError(
+            f"Wanted prompts that differ, or words to blend by, got edit {row + 1} with the source's own words "
+            f"({listing(pair.source)}). Name the words whose place may change."
+        )
+    telling = [(side, word) for side, word in changed if word.text.lower() not in SAY_NOTHING]
+    return [(side, WordPositions(word.text, word.positions)) for side, word in telling or changed]
+
+
+def _checked_mask(mask: torch.Tensor, pair: PromptPair) -> torch.Tensor:
+    mask = mask.reshape(-1, *mask.shape[-2:])
+    edits = len(pair.targets)
+    if len(mask) != 1 and len(mask) % edits:
+        raise ValueError(
+            f"Wanted one mask, or one for each of the {edits} edited prompts, got {len(mask)}. Connect a single "
+            "mask, or a batch in the order of the edits."
+        )
+    return mask.detach().clone().float().clamp(0.0, 1.0)
+
+
+class BlendRun:
+    """One blend during one run.
+
+    Args:
+        blend: what to do.
+        maps: the run's maps of ``blend.requests``.
+        seeds: B.
+        size: (H, W) of the latent.
+        steps: of the run.
+
+    Raises:
+        ValueError: the given masks do not fit the seeds.
+    """
+
+    def __init__(self, blend: Blend, maps: Sequence[MapRun], seeds: int, size: tuple[int, int], steps: int):
+        self.blend = blend
+        self.maps = maps
+        self._seeds, self._size, self._steps = seeds, size, steps
+        self._given = self._given_masks()
+        self.mask: torch.Tensor | None = None  # (B R, 1, H, W) once blending has begun
+
+    def active(self, step: int) -> bool:
+        return (step + 0.5) / self._steps >= self.blend.start or step == self._steps - 1
+
+    def update(self, areas: Mapping[Hashable, tuple[int, int, int, int] | None], device: torch.device) -> None:
+        """Make the mask from the maps so far. ``areas``: conditioning -> (h, w, y, x) in the latent, None for all."""
+        if self.maps and not self.maps[0].mean():
+            return  # nothing seen yet: the pair's conditioning may begin later in the run
+        edits = len(self.blend.pair.targets)
+        mask = torch.ones(self._seeds, 1 + edits, *self._size, device=device)
+        words = self._word_masks(areas, device)
+        given = None if self._given is None else self._given.to(device)
+        for row in self.blend.edits:
+            if words is None:
+                mask[:, 1 + row] = given[:, row]
+            elif given is None:
+                mask[:, 1 + row] = words[:, row]
+            else:
+                combine = torch.minimum if self.blend.mode == "intersect" else torch.maximum
+                mask[:, 1 + row] = combine(words[:, row], given[:, row])
+        self.mask = mask.flatten(0, 1)[:, None]
+
+    def apply(self, latents: torch.Tensor) -> torch.Tensor:
+        """z[0] + mask (z* - z[0]) for (B R, C, H, W); exactly z[0] outside the mask and z* inside."""
+        if self.mask is None:
+            return latents
+        return torch.lerp(self._sources(latents), latents, self.mask.to(latents.dtype))
+
+    def outside_from_source(self, latents: torch.Tensor) -> torch.Tensor:
+        """As ``apply``, but only where the mask is zero; its soft border stays as it is."""
+        if self.mask is None:
+            return latents
+        return torch.where(self.mask.to(latents.device) > 0, latents, self._sources(latents))
+
+    def result(self) -> BlendMasks:
+        """The masks at the end, on the CPU; says so in the log where an edit cannot be seen, or is not held back."""
+        if self.mask is None:
+            raise ValueError(
+                "Wanted attention maps for P2P Local Blend Mask, got none: another node takes the layers of this "
+                "resolution out of the model's run. Set map_resolution to another value."
+            )
+        masks = self.mask.squeeze(1).unflatten(0, (self._seeds, -1))[:, 1:].cpu()
+        for row in self.blend.edits:
+            for seed, mask in enumerate(masks[:, row]):
+                which = f"edit {row + 1} of image {seed + 1}"
+                if not mask.any():
+                    logging.warning(f"P2P Local Blend Mask: the mask of {which} is empty, so the edit is the source.")
+                elif mask.min() > 0 and self.blend.threshold > 0 and self.maps:
+                    logging.warning(f"P2P Local Blend Mask: the mask of {which} covers all; raise the threshold.")
+        return BlendMasks(masks)
+
+    def _sources(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents[:: self.blend.pair.rows].repeat_interleave(self.blend.pair.rows, dim=0)
+
+    def _given_masks(self) -> torch.Tensor | None:
+        """(B, E, H, W) from ``blend.mask``."""
+        mask, edits = self.blend.mask, len(self.blend.pair.targets)
+        if mask is None:
+            return None
+        mask = F.interpolate(mask[:, None], self._size, mode="bilinear", align_corners=False, antialias=True)[:, 0]
+        if len(mask) in (1, edits):
+            mask = mask.expand(edits, -1, -1).repeat(self._seeds, 1, 1)
+        if len(mask) != self._seeds * edits:
+            raise ValueError(
+                f"Wanted 1 mask, {edits} (one for each edited prompt) or {self._seeds * edits} (for each of "
+                f"{self._seeds} images as well), got {len(mask)}. Connect a batch of that many."
+            )
+        return mask.unflatten(0, (self._seeds, edits))
+
+    def _word_masks(self, areas: Mapping[Hashable, tuple | None], device: torch.device) -> torch.Tensor | None:
+        """(B, E, H, W): where the maps of the included words reach the threshold, without that of the excluded."""
+        if not self.maps:
+            return None
+        means = self.maps[0].mean()
+        if self.blend.spread:
+            together = self.maps[1].mean()
+            means = {key: spread(maps, together[key]) for key, maps in means.items() if key in together}
+        if not means:
+            raise ValueError(
+                "Wanted attention maps for P2P Local Blend Mask, got none: another node takes the layers of this "
+                "resolution out of the model's run. Set map_resolution to another value."
+            )
+        grow = self.blend.grow
+        pooled = {key: F.max_pool2d(maps, 2 * grow + 1, stride=1, padding=grow) for key, maps in means.items()}
+        maps = sum(place(each, areas.get(key), *self._size) for key, each in pooled.items())
+        maps = maps.unflatten(0, (self._seeds, -1))  # (B, R, K, H, W)
+        masks = torch.zeros(self._seeds, len(self.blend.regions), *self._size, device=device)
+        for row, region in enumerate(self.blend.regions):
+            if region is not None:
+                inside = self._union(maps, region.included)
+                if region.excluded:
+                    inside &= ~self._union(maps, region.excluded)
+                masks[:, row] = inside.float()
+        return _soften(masks, self.blend.feather)
+
+    def _union(self, maps: torch.Tensor, columns: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """(B, H, W): where any of the words' maps, each stretched to 0..1, reaches the threshold."""
+        chosen = torch.stack([maps[:, row, column] for row, column in columns], dim=1)
+        low, high = chosen.amin((-2, -1), keepdim=True), chosen.amax((-2, -1), keepdim=True)
+        return (chosen - low >= self.blend.threshold * (high - low)).any(dim=1)
+
+
+def _soften(masks: torch.Tensor, feather: float) -> torch.Tensor:
+    """Gaussian blur that reaches ``feather`` pixels beyond the mask (standard deviation half of that)."""
+    if feather <= 0:
+        return masks
+    reach = math.ceil(feather)
+    offsets = torch.arange(-reach, reach + 1, device=masks.device)
+    kernel = torch.exp(-0.5 * (offsets / (feather / 2)) ** 2)
+    kernel = kernel / kernel.sum()
+    flat = F.pad(masks.flatten(0, 1)[:, None], (reach,) * 4, mode="replicate")
+    flat = F.conv2d(F.conv2d(flat, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+    return flat[:, 0].clamp(0.0, 1.0).unflatten(0, masks.shape[:2])

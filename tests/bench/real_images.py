@@ -1,0 +1,309 @@
+"""Editing pictures that the model did not make: each method of keeping the picture, on the same scenes and edits.
+
+Rendered scenes stand for photographs: their captions, true masks and counterfactuals (the same layout, drawn for the
+edited caption) are known. Every method edits every scene once: VAE Encode, P2P DDIM Invert, the edit, KSampler, VAE
+Decode. Pictures are kept in .host/bench/real_images, so an interrupted run goes on where it stopped, and shards may run
+side by side; when all are there the table is printed.
+
+    python dev.py bench images [--scenes 200] [--shard 0/1] [--table]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import random
+import sys
+import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "comfy"))
+sys.path.append(str(Path(__file__).parent))
+import numpy as np  # noqa: E402
+import real_host  # noqa: E402
+
+STEPS, CFG, REFINE, INNER_STEPS = 20, 5.0, 3, 10
+FIRST_SEED = 2_000_000  # scenes from here on are kept for this: neither the model nor the judge was trained on them
+FOLDER = real_host.PACK / ".host" / "bench" / "real_images"
+WINDOWS = {"cross_start": 0.0, "cross_end": 0.8, "self_start": 0.0, "self_end": 0.4}
+BLEND = {
+    "threshold": 0.3, "start": 0.2, "spread": True, "grow": 0, "feather": 0.0, "map_resolution": "auto",
+}  # fmt: skip
+KINDS = ("shape", "colour", "texture", "place", "light", "weather", "style", "thing")
+METHODS = {
+    "do nothing": "the source's latent, decoded",
+    "free generation": "the edited prompt, any noise",
+    "DDIM": "source_row free",
+    "negative prompt": "free, negative = source prompt",
+    "proximal, soft": "the same, P2P Proximal Guidance",
+    "proximal, hard": "the same, P2P Proximal Guidance",
+    "null text": "free, P2P Null-Text Optimize",
+    "direct": "source_row pin",
+    "direct, aligned": "source_row pin-aligned",
+    "direct, proximal": "pin, P2P Proximal Guidance (hard)",
+    "direct, local blend": "pin, P2P Local Blend Mask",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One scene and one edit of it. ``region`` is where the edit belongs, bool (128, 128); None: everywhere."""
+
+    kind: str
+    source: str
+    target: str
+    node: str
+    picture: np.ndarray
+    wanted: np.ndarray
+    region: np.ndarray | None
+
+
+def make_case(scenes, number: int) -> Case:
+    """Case ``number``; the same on every machine. Kinds go round."""
+    rng = random.Random(number)
+    kind = KINDS[number % len(KINDS)]
+    seed = FIRST_SEED + number * 1000
+    while True:  # the first scene that this kind of edit applies to
+        scene = scenes.sample_scene(seed)
+        edited = edit_description(scenes, scene.description, kind, rng)
+        if edited is not None:
+            break
+        seed += 1
+    description, node, changed = edited
+    target = scenes.caption(description)
+    other = scenes.counterfactual(scene, target)
+    region = None
+    if changed is not None:
+        masks = [scenes.object_masks(each) for each in (scene, other)]
+        region = np.max([mask[changed] for mask in masks if changed < len(mask)], axis=0) > 0.5
+    return Case(
+        kind, scenes.caption(scene.description), target, node, scenes.render(scene), scenes.render(other), region
+    )
+
+
+def edit_description(scenes, description, kind: str, rng: random.Random):
+    """(edited description, the node that does it, number of the changed thing), or None where it does not apply."""
+    replace, things = dataclasses.replace, description.things
+
+    def with_thing(number: int, **changes):
+        return replace(
+            description, things=(*things[:number], replace(things[number], **changes), *things[number + 1 :])
+        )
+
+    def other(values, *taken):
+        return rng.choice([value for value in values if value not in taken])
+
+    swap, phrase = "P2PAttentionReplace", "P2PAttentionRefine"
+    if kind == "shape":
+        number = rng.randrange(len(things))
+        return with_thing(number, shape=other(scenes.SHAPES, *(thing.shape for thing in things))), swap, number
+    if kind in ("colour", "texture"):
+        number, values = rng.randrange(len(things)), {"colour": scenes.COLOURS, "texture": scenes.TEXTURES}[kind]
+        before = getattr(things[number], kind)
+        changed = with_thing(number, **{kind: other(values, *(getattr(thing, kind) for thing in things))})
+        return changed, phrase if before is None else swap, number
+    if kind == "thing":
+        if len(things) == 2:
+            return None
+        new = scenes.Thing(other(scenes.SHAPES, things[0].shape), other(scenes.COLOURS, things[0].colour), None)
+        return replace(description, things=(*things, new)), phrase, 1
+    values = {
+        "place": scenes.PLACES, "light": scenes.LIGHTS, "weather": scenes.WEATHERS, "style": scenes.STYLES,
+    }[kind]  # fmt: skip
+    before = getattr(description, kind)
+    choices = [value for value in values if value != before]
+    if not choices or (before is None) != (kind in ("light", "weather", "style")):
+        return None
+    return replace(description, **{kind: rng.choice(choices)}), phrase if before is None else swap, None
+
+
+class Bench:
+    """The pack in a real host, with the demo model."""
+
+    def __init__(self):
+        real_host.enter()
+        self.host = real_host.load_pack()
+        self.scenes = self.host.module("demo.scenes")
+        self.patcher = self.host.module("p2p_attention.patcher")
+        self.model, self.clip, self.vae = self.run("P2PLoadDemoModel")
+        self.empty = self.encode("")
+        self.rows = 0
+        self.count_rows()
+
+    def run(self, node, **inputs):
+        return real_host.run_node(self.host.node(node), **inputs)
+
+    def encode(self, text):
+        return self.run("CLIPTextEncode", clip=self.clip, text=text)[0]
+
+    def count_rows(self):
+        """Rows of UNet work, so that methods of any batching compare; one with a backward pass counts as three."""
+
+        def counted(executor, x, *arguments, **keywords):
+            import torch
+
+            self.rows += len(x) * (3 if torch.is_grad_enabled() else 1)
+            return executor(x, *arguments, **keywords)
+
+        self.model = self.model.clone()
+        self.model.add_wrapper_with_key("diffusion_model", "bench", counted)
+
+    def sample(self, model, positive, negative, latent, seed=1):
+        return self.run(
+            "KSampler", model=model, seed=seed, steps=STEPS, cfg=CFG, sampler_name="euler", scheduler="normal",
+            positive=positive, negative=negative, latent_image=latent, denoise=1.0,
+        )[0]["samples"]  # fmt: skip
+
+    def pictures(self, case: Case, null_text: bool) -> dict[str, tuple[np.ndarray, int]]:
+        """Method -> (source row and edit as uint8 (2, 128, 128, 3), rows of UNet work without the inversion's).
+
+        ``null_text``: only that one, which takes as long as all others together; else all but that one.
+        """
+        import torch
+
+        latent = {"samples": self.vae.encode(torch.from_numpy(case.picture)[None].float() / 255)}
+        positive, pair = self.run("P2PPromptPair", clip=self.clip, source=case.source, target=case.target)
+        prompt, target = self.encode(case.source), self.encode(case.target)
+        results = {}
+
+        def keep(method, samples):
+            decoded = (self.vae.decode(samples).clamp(0, 1) * 255).round().byte().numpy()
+            results[method] = decoded, self.rows
+            self.rows = 0
+
+        def edited(model):
+            return self.run(case.node, model=model, pair=pair, **WINDOWS)[0]
+
+        self.rows = 0
+        keep("do nothing", latent["samples"].repeat(2, 1, 1, 1))
+        free, _ = self.run(
+            "P2PDDIMInvert", model=self.model, conditioning=prompt, latent_image=latent, steps=STEPS,
+            scheduler="normal", denoise=1.0, refine_iterations=REFINE, source_row="free",
+        )  # fmt: skip
+        keep("inversion", latent["samples"].repeat(2, 1, 1, 1))
+        (inversion,) = free.model_options[self.patcher.KEY]
+
+        if null_text:
+            (negative,) = self.run(
+                "P2PNullTextOptimize", model=free, positive=prompt, negative=self.empty, cfg=CFG,
+                inner_steps=INNER_STEPS,
+            )  # fmt: skip
+            keep("null text", self.sample(edited(free), positive, negative, latent))
+            return {"null text": results["null text"]}
+
+        def inverted(source_row):
+            return self.patcher.attach(self.model, dataclasses.replace(inversion, source_row=source_row))
+
+        keep("free generation", self.sample(self.model, target, self.empty, latent, seed=7).repeat(2, 1, 1, 1))
+        keep("DDIM", self.sample(edited(free), positive, self.empty, latent))
+        keep("negative prompt", self.sample(edited(free), positive, prompt, latent))
+        for kind in ("soft", "hard"):
+            (model,) = self.run("P2PProximalGuidance", model=edited(free), pair=pair, threshold=0.7, kind=kind)
+            keep(f"proximal, {kind}", self.sample(model, positive, prompt, latent))
+        keep("direct", self.sample(edited(inverted("pin")), positive, self.empty, latent))
+        keep("direct, aligned", self.sample(edited(inverted("pin-aligned")), positive, self.empty, latent))
+        (model,) = self.run("P2PProximalGuidance", model=edited(inverted("pin")), pair=pair, threshold=0.7, kind="hard")
+        keep("direct, proximal", self.sample(model, positive, self.empty, latent))
+        if case.region is not None:
+            model, _ = self.run(
+                "P2PLocalBlendMask", model=edited(inverted("pin")), pair=pair, words="", exclude_words="", **BLEND
+            )  # fmt: skip
+            keep("direct, local blend", self.sample(model, positive, self.empty, latent))
+        return results
+
+
+def psnr(a: np.ndarray, b: np.ndarray, region: np.ndarray | None = None) -> float:
+    """In decibels, of uint8 pictures (128, 128, 3), over a region."""
+    error = ((a.astype(float) - b.astype(float)) / 255) ** 2
+    error = error.mean() if region is None else error[region].mean()
+    return -10 * np.log10(max(error, 1e-10))
+
+
+def file_of(number: int, null_text: bool) -> Path:
+    return FOLDER / f"{number:04}{'_null_text' if null_text else ''}.npz"
+
+
+def make_pictures(count: int, shard: int, shards: int, null_text: bool) -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    missing = [n for n in range(shard, count, shards) if not file_of(n, null_text).is_file()]
+    bench = Bench() if missing else None
+    started = time.monotonic()
+    for done, number in enumerate(missing):
+        results = bench.pictures(make_case(bench.scenes, number), null_text)
+        part = FOLDER / f"part_{shard}.npz"
+        np.savez_compressed(
+            part, **{name: picture for name, (picture, _) in results.items()},
+            **{f"rows of {name}": rows for name, (_, rows) in results.items()},
+        )  # fmt: skip
+        part.rename(file_of(number, null_text))
+        each = (time.monotonic() - started) / (done + 1)
+        print(f"{done + 1}/{len(missing)} of shard {shard}/{shards}, {each:.0f} s each", flush=True)
+
+
+def table(scenes, count: int) -> str:
+    """Markdown, from the pictures there are. Null text may have fewer."""
+    import torch
+    from scene_judge import load_judge
+
+    judge = load_judge()
+    scores: dict[str, dict[str, list[float]]] = {method: {} for method in METHODS}
+    for number in range(count):
+        if not file_of(number, False).is_file():
+            continue
+        case = make_case(scenes, number)
+        kept = dict(np.load(file_of(number, False)))
+        if file_of(number, True).is_file():
+            kept |= dict(np.load(file_of(number, True)))
+        for method in METHODS:
+            if method in kept:
+                for name, value in figures(case, kept[method], int(kept[f"rows of {method}"]), judge, torch).items():
+                    scores[method].setdefault(name, []).append(value)
+
+    columns = ("source", "background", "edit made", "inside", "rows")
+    lines = [
+        "| method | N | source PSNR (dB) | background PSNR (dB) | edit made | counterfactual PSNR inside (dB) "
+        "| rows of UNet work |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method, values in scores.items():
+        if not values:
+            continue
+        digits = {"edit made": 2, "rows": 0}
+        cells = [f"{np.mean(values[name]):.{digits.get(name, 1)}f}" for name in columns]
+        lines.append(f"| {method}: {METHODS[method]} | {len(values['source'])} | {' | '.join(cells)} |")
+    accuracy = ", ".join(f"{name} {value}" for name, value in sorted(judge.metadata.items()) if "accuracy" in name)
+    return "\n".join([*lines, "", f"Judge, held out: {accuracy}"])
+
+
+def figures(case: Case, pictures: np.ndarray, rows: int, judge, torch) -> dict[str, float]:
+    source, edit = pictures
+    values = {
+        "source": psnr(source, case.picture),
+        "edit made": judge.edit_success(torch.from_numpy(edit)[None], [case.source], [case.target])[0],
+        "inside": psnr(edit, case.wanted, case.region),
+        "rows": rows,
+    }
+    if case.region is not None:
+        values["background"] = psnr(edit, case.picture, ~case.region)
+    return values
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--shard", default="0/1", help="i/n: only every n-th scene, from i; for several processes")
+    parser.add_argument("--null-text", choices=("too", "only", "none"), default="too", help="half of all the time")
+    parser.add_argument("--table", action="store_true", help="only print the table of the pictures there are")
+    arguments = parser.parse_args()
+    shard, shards = map(int, arguments.shard.split("/"))
+    if not arguments.table:
+        for null_text in {"too": (False, True), "only": (True,), "none": (False,)}[arguments.null_text]:
+            make_pictures(arguments.scenes, shard, shards, null_text)
+    sys.path.append(str(real_host.PACK))
+    from demo import scenes
+
+    print(table(scenes, arguments.scenes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,369 @@
+"""Local blend: which words make a mask, what becomes of their maps, and what the mask does to latents."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2p_attention import blend as blending
+from p2p_attention.blend import BlendRun, Region, _soften
+from p2p_attention.maps import MapRun, spread
+
+local_blend = functools.partial(blending.local_blend, spread=False)  # its maps as they are; see the last tests
+
+
+def named(blend):
+    """Per edit: (included, excluded) as sets of (row, label, positions)."""
+
+    def look_up(columns):
+        words = blend.request.words
+        return {(row, words[row][column].label, words[row][column].positions) for row, column in columns}
+
+    return [region and (look_up(region.included), look_up(region.excluded)) for region in blend.regions]
+
+
+# ---- words
+
+
+@pytest.mark.parametrize(
+    "source, target, words",
+    [
+        ("a cat on grass", "a dog on grass", {(0, "cat", (2,)), (1, "dog", (2,))}),
+        ("a cat on grass", "a big cat on grass", {(1, "big", (2,))}),
+        ("a big cat on grass", "a cat on grass", {(0, "big", (2,))}),
+        ("a cat", "a cat in the hat", {(1, "hat", (5,))}),
+        ("a cat", "the cat", {(0, "a", (1,)), (1, "the", (1,))}),  # all there is
+        ("a mirror", "a cat", {(0, "mirror", (2, 3)), (1, "cat", (2,))}),
+        ("a cat, a cat", "a cat, a dog", {(0, "cat", (5,)), (1, "dog", (5,))}),
+    ],
+)
+def test_no_words_are_the_differing_ones(toy, source, target, words):
+    assert named(local_blend(toy.pair(source, target))) == [(words, set())]
+
+
+def test_named_words_are_looked_for_on_both_sides(toy):
+    pair = toy.pair("a cat on a mirror", "a dog on a mirror", "a cat on a big mirror")
+    blend = local_blend(pair, words="mirror\na#2", exclude_words="cat, big")
+    mirror, second = {(0, "mirror", (5, 6)), (0, "a#2", (4,))}, {(1, "mirror", (5, 6)), (1, "a#2", (4,))}
+    assert named(blend) == [
+        (mirror | second, {(0, "cat", (2,))}),
+        (mirror | {(2, "mirror", (6, 7)), (2, "a#2", (4,))}, {(0, "cat", (2,)), (2, "cat", (2,)), (2, "big", (5,))}),
+    ]
+    assert blend.edits == (0, 1)
+    assert len(blend.request.words[0]) == 3, "one column for a word, however often it is used"
+
+
+def test_one_edit(toy):
+    pair = toy.pair("a cat", "a dog", "a lion")
+    blend = local_blend(pair, edit=2)
+    assert named(blend) == [None, ({(0, "cat", (2,)), (2, "lion", (2, 3))}, set())] and blend.edits == (1,)
+    with pytest.raises(ValueError, match="got 'dog', which is in none.*source: a, cat; edit 2: a, lion"):
+        local_blend(pair, words="dog", edit=2)
+    with pytest.raises(ValueError, match="of the source or of edit 2, got 'dog', of which none is there.*a, lion"):
+        local_blend(pair, words="dog")
+
+
+def test_given_masks_need_no_maps(toy):
+    pair = toy.pair("a cat", "a dog", "a cat")  # the second does not differ
+    blend = local_blend(pair, mask=torch.full((8, 8), 2.0))
+    assert blend.request is None and blend.regions == (Region((), ()),) * 2
+    assert blend.mask.shape == (1, 8, 8) and blend.mask.max() == 1.0, "within 0 and 1"
+    assert local_blend(pair, "cat", mask=torch.ones(1, 8, 8), mode="union").request is not None
+
+
+def test_a_given_mask_is_copied(toy):
+    mask = torch.ones(1, 4, 4)
+    blend = local_blend(toy.pair("a cat", "a dog"), mask=mask)
+    mask.zero_()
+    assert blend.mask.all()
+
+
+def test_mistakes(toy):
+    pair = toy.pair("a cat", "a dog", "a cat")
+    with pytest.raises(ValueError, match="Wanted prompts that differ.*edit 2.*a, cat.*Name the words"):
+        local_blend(pair)
+    with pytest.raises(ValueError, match="got both"):
+        local_blend(pair, exclude_words="cat", mask=torch.ones(4, 4))
+    with pytest.raises(ValueError, match="one mask, or one for each of the 2 edited prompts, got 3"):
+        local_blend(pair, mask=torch.ones(3, 4, 4))
+    with pytest.raises(ValueError, match="got the source alone"):
+        local_blend(toy.pair("a cat"))
+    with pytest.raises(ValueError, match="1 to 2.*got 3"):
+        local_blend(pair, edit=3)
+
+
+def test_the_hosts_copies_are_the_blend_itself(toy):
+    blend = local_blend(toy.pair("a cat", "a dog"))
+    assert copy.deepcopy({"works": (blend,)})["works"][0] is blend
+    assert copy.deepcopy(blend.record) is blend.record
+
+
+# ---- masks
+
+
+SIZE = (6, 6)
+
+
+def spot(y, x, size=SIZE, peak=1.0):
+    """A map with one warm place."""
+    map = torch.zeros(size)
+    map[y, x] = peak
+    return map
+
+
+def run_of(blend, rows, seeds=1, size=SIZE, steps=4, area=None, conditionings=("pair",)):
+    """A blend's run whose maps are given: ``rows[row]`` the maps (K, h, w) of that prompt's words in the request."""
+    maps = MapRun(blend.request, steps)
+    count = blend.request.pair.source.length
+    grid = tuple(rows[0].shape[-2:])
+    probs = torch.zeros(seeds, len(rows), grid[0] * grid[1], count)
+    for row, (words, each) in enumerate(zip(blend.request.words, rows, strict=True)):
+        for word, map in zip(words, each, strict=False):
+            probs[:, row, :, word.positions[0]] = map.flatten()
+    for conditioning in conditionings:
+        maps.add(conditioning, 0, probs.flatten(0, 1), grid, grid, None)
+    run = BlendRun(blend, [maps], seeds, size, steps)
+    run.update({each: area for each in conditionings}, torch.device("cpu"))
+    return run
+
+
+def mask_of(blend, *rows, **options):
+    """(E, H, W) of the first seed."""
+    return (
+        run_of(blend, [torch.stack(row) if row else torch.zeros(0, *SIZE) for row in rows], **options).result().masks[0]
+    )
+
+
+@pytest.fixture
+def swap(toy):
+    return toy.pair("a cat", "a dog")
+
+
+def points(*places):
+    return sum(spot(y, x) for y, x in places).clamp(max=1.0)
+
+
+def test_the_union_of_both_sides(swap):
+    blend = local_blend(swap, threshold=0.5, grow=0)
+    (mask,) = mask_of(blend, [spot(0, 1)], [spot(4, 4)])
+    assert torch.equal(mask, points((0, 1), (4, 4)))
+
+
+def test_each_map_is_stretched_by_itself(swap):
+    """A faint word counts as much as a strong one, and a constant part not at all."""
+    (mask,) = mask_of(local_blend(swap, threshold=0.5, grow=0), [spot(0, 1)], [0.2 + spot(4, 4, peak=1e-3)])
+    assert torch.equal(mask, points((0, 1), (4, 4)))
+
+
+def test_threshold_is_in(swap):
+    map = torch.tensor([[0.0, 0.25], [0.5, 1.0]])
+    for threshold, count in ((0.0, 4), (0.25, 3), (0.26, 2), (0.5, 2), (1.0, 1)):
+        (mask,) = mask_of(local_blend(swap, threshold=threshold, grow=0), [map], [map], size=(2, 2))
+        assert mask.sum() == count, threshold
+
+
+def test_excluded_words_are_cut_out(toy):
+    pair = toy.pair("a cat on grass", "a dog on grass")
+    blend = local_blend(pair, words="cat, dog", exclude_words="grass", threshold=0.5, grow=0)
+    both = points((0, 0), (1, 1))
+    (mask,) = mask_of(blend, [both, spot(1, 1)], [both, spot(0, 3)])
+    assert torch.equal(mask, spot(0, 0))
+
+
+def test_grow_is_in_tokens(swap):
+    (mask,) = mask_of(local_blend(swap, threshold=0.5, grow=1), [spot(2, 3)], [spot(2, 3)])
+    wanted = torch.zeros(SIZE)
+    wanted[1:4, 2:5] = 1.0
+    assert torch.equal(mask, wanted)
+    coarse = spot(0, 0, (3, 3))
+    (mask,) = mask_of(local_blend(swap, threshold=0.5, grow=1), [coarse], [coarse])
+    wanted = torch.zeros(SIZE)
+    wanted[:4, :4] = 1.0
+    assert torch.equal(mask, wanted), "of a coarser map, more of the picture"
+
+
+def test_an_area_is_put_in_its_place(swap):
+    map = spot(0, 0, (2, 2))
+    (mask,) = mask_of(local_blend(swap, threshold=0.5, grow=0), [map], [map], area=(2, 2, 3, 1))
+    assert torch.equal(mask, spot(3, 1))
+
+
+def test_several_conditionings_of_the_pair(swap):
+    run = mask_of(local_blend(swap, threshold=0.5, grow=0), [spot(2, 2)], [spot(3, 3)], conditionings=("one", "two"))
+    assert torch.equal(run[0], points((2, 2), (3, 3)))
+
+
+def test_edits_that_are_not_blended(toy):
+    pair = toy.pair("a cat", "a dog", "a lion")
+    masks = mask_of(local_blend(pair, edit=2, threshold=0.5, grow=0), [spot(0, 0)], [], [spot(1, 1)])
+    assert masks[0].all() and torch.equal(masks[1], points((0, 0), (1, 1)))
+
+
+@pytest.mark.parametrize(
+    "mode, wanted",
+    [("intersect", spot(0, 0) * 0.5), ("union", (spot(0, 0) + 0.5 * spot(1, 1) + spot(2, 2)).clamp(max=1))],
+)
+def test_given_mask_beside_the_words(swap, mode, wanted):
+    mask = 0.5 * points((0, 0), (1, 1))
+    blend = local_blend(swap, "cat, dog", threshold=0.5, grow=0, mask=mask, mode=mode)
+    (got,) = mask_of(blend, [spot(0, 0)], [spot(2, 2)])
+    assert torch.equal(got, wanted)
+
+
+def given_masks(pair, masks, seeds, size=SIZE, **options):
+    run = BlendRun(local_blend(pair, mask=masks, **options), (), seeds, size, 4)
+    run.update({}, torch.device("cpu"))
+    return run.result().masks
+
+
+def test_one_mask_for_all_for_each_edit_or_for_each_seed_too(toy):
+    pair = toy.pair("a cat", "a dog", "a lion")
+    masks = torch.rand(6, *SIZE, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(given_masks(pair, masks[0], 3), masks[:1].expand(3, 2, *SIZE))
+    assert torch.equal(given_masks(pair, masks[:2], 3), masks[:2].expand(3, 2, *SIZE))
+    assert torch.equal(given_masks(pair, masks, 3), masks.unflatten(0, (3, 2)))
+    assert torch.equal(given_masks(pair, masks[:, None], 3), masks.unflatten(0, (3, 2))), "(M, 1, h, w)"
+    only = given_masks(pair, masks[0], 3, edit=1)
+    assert torch.equal(only[:, 0], masks[:1].expand(3, *SIZE)) and (only[:, 1] == 1).all()
+    with pytest.raises(ValueError, match=r"1 mask, 2 \(.*or 6 \(.*3 images.*got 4"):
+        given_masks(pair, masks[:4], 3)
+
+
+def test_given_masks_are_brought_to_the_latents_size(swap):
+    mask = torch.zeros(1, 48, 48)
+    mask[:, :24] = 1.0
+    got = given_masks(swap, mask, 1)[0, 0]
+    assert (got[:2] == 1).all() and (got[4:] == 0).all() and got.shape == SIZE
+
+
+# ---- soft borders
+
+
+@given(st.floats(0.1, 4.0), st.integers(0, 10), st.integers(0, 10))
+def test_a_feather_reaches_as_far_as_it_says(feather, y, x):
+    mask = spot(y, x, (11, 11))
+    soft = _soften(mask[None, None], feather)[0, 0]
+    reach = -(-feather // 1)
+    distance = torch.maximum((torch.arange(11)[:, None] - y).abs(), (torch.arange(11) - x).abs())
+    assert not soft[distance > reach].any()
+    assert 0 <= soft.min() and soft.max() <= 1 and soft.flatten().argmax() == mask.flatten().argmax()
+    if feather >= 1:
+        assert (soft[distance == 1] > 0).all() and (soft[distance == 1] < 1).all()
+
+
+def test_feathers_keep_what_is_even():
+    assert torch.equal(_soften(torch.ones(1, 1, 5, 5), 0.0), torch.ones(1, 1, 5, 5))
+    assert torch.allclose(_soften(torch.ones(1, 2, 5, 5), 3.0), torch.ones(1, 2, 5, 5))
+    assert not _soften(torch.zeros(1, 2, 5, 5), 3.0).any()
+
+
+# ---- what it does to latents
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_apply(toy, dtype):
+    pair = toy.pair("a cat", "a dog", "a lion")
+    masks = torch.stack([torch.tensor([[0.0, 1.0], [0.5, 0.25]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])])
+    run = BlendRun(local_blend(pair, mask=masks), (), 2, (2, 2), 4)
+    run.update({}, torch.device("cpu"))
+    latents = torch.randn(6, 4, 2, 2, generator=torch.Generator().manual_seed(1)).to(dtype) * 7
+    before = latents.clone()
+    blended, outside = run.apply(latents), run.outside_from_source(latents)
+    assert torch.equal(latents, before) and blended.dtype == outside.dtype == dtype
+    for seed in (0, 1):
+        source = latents[3 * seed]
+        for got in (blended, outside):
+            assert torch.equal(got[3 * seed], source)
+            for edit, mask in enumerate(masks):
+                row = 3 * seed + 1 + edit
+                zero, one = ((mask == value).expand(4, 2, 2) for value in (0, 1))
+                assert torch.equal(got[row][zero], source[zero]), "exactly the source"
+                assert torch.equal(got[row][one], latents[row][one]), "exactly the edit"
+        row = 3 * seed + 1
+        wanted = source.double() + 0.5 * (latents[row].double() - source.double())
+        assert torch.allclose(blended[row, :, 1, 0].double(), wanted[:, 1, 0], rtol=1e-2)
+        assert torch.equal(outside[row, :, 1], latents[row, :, 1]), "a soft border stays as it is"
+
+
+@pytest.mark.parametrize(
+    "start, active",
+    [(0.0, [True] * 4), (0.125, [True] * 4), (0.2, [False, True, True, True]), (0.5, [False, False, True, True]),
+     (0.9, [False] * 3 + [True]), (1.0, [False] * 3 + [True])],
+)  # fmt: skip
+def test_start(swap, start, active):
+    run = BlendRun(local_blend(swap, start=start, mask=torch.ones(2, 2)), (), 1, (2, 2), 4)
+    assert [run.active(step) for step in range(4)] == active
+
+
+def test_no_layer_gave_a_map(swap):
+    blend = local_blend(swap)
+    run = BlendRun(blend, [MapRun(blend.request, 4)], 1, SIZE, 4)
+    with pytest.raises(ValueError, match="got none: another node takes the layers.*map_resolution"):
+        run.update({}, torch.device("cpu"))
+        run.result()
+
+
+# ---- the log
+
+
+def warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def test_empty_and_full_masks_are_told(toy, caplog):
+    pair = toy.pair("a cat", "a dog", "a lion")
+    masks = torch.stack([torch.zeros(SIZE), torch.zeros(SIZE), spot(0, 0), torch.zeros(SIZE)])
+    given_masks(pair, masks, 2)
+    assert [text.split(": ", 1)[1] for text in warnings(caplog)] == [
+        "the mask of edit 1 of image 1 is empty, so the edit is the source.",
+        "the mask of edit 2 of image 1 is empty, so the edit is the source.",
+        "the mask of edit 2 of image 2 is empty, so the edit is the source.",
+    ]
+    caplog.clear()
+    even = torch.ones(SIZE)
+    mask_of(local_blend(pair, edit=1, threshold=0.5), [even], [even], [])
+    assert warnings(caplog) == ["P2P Local Blend Mask: the mask of edit 1 of image 1 covers all; raise the threshold."]
+
+
+def test_masks_that_were_asked_for_are_not_told(swap, caplog):
+    mask_of(local_blend(swap, threshold=0.0), [spot(0, 0)], [spot(1, 1)])
+    given_masks(swap, torch.ones(1, *SIZE), 1)
+    mask_of(local_blend(swap, threshold=0.5), [spot(0, 0)], [spot(1, 1)])
+    assert not warnings(caplog)
+
+
+# ---- spread
+
+
+def test_each_place_takes_the_mean_of_the_places_it_attends_to():
+    maps, attends = torch.rand(2, 3, 2, 2), torch.rand(2, 4, 4).softmax(dim=-1)  # (N, Q, K): rows add up to 1
+    wanted = torch.stack([torch.stack([a @ m.flatten() for m in each]) for a, each in zip(attends, maps, strict=True)])
+    assert torch.allclose(spread(maps, attends.transpose(1, 2).unflatten(-1, (2, 2))), wanted.view_as(maps))
+
+
+def test_a_spread_mask_is_the_whole_thing(swap):
+    """The words mark one place of a thing of three; the thing's places attend to each other."""
+    blend = blending.local_blend(swap, threshold=0.5, grow=0)
+    assert [request.attention for request in blend.requests] == ["cross", "self"]
+    thing = points((0, 1), (0, 2), (3, 4))
+    attends = torch.eye(36)
+    attends[thing.flatten() > 0] = thing.flatten() / thing.sum()
+    words, together = (MapRun(request, 4) for request in blend.requests)
+    probs = torch.zeros(2, 36, swap.source.length)
+    probs[:, :, 2] = spot(0, 1).flatten()
+    words.add("pair", 0, probs, SIZE, SIZE, None)
+    together.add("pair", 0, attends.repeat(2, 1, 1), SIZE, SIZE, None)
+    run = BlendRun(blend, [words, together], 1, SIZE, 4)
+    run.update({}, torch.device("cpu"))
+    assert torch.equal(run.result().masks[0, 0], thing)
+    assert torch.equal(mask_of(local_blend(swap, threshold=0.5), [spot(0, 1)], [spot(0, 1)])[0], spot(0, 1))
+
+
+def test_a_given_mask_alone_asks_for_no_maps(swap):
+    assert blending.local_blend(swap, mask=torch.ones(2, 2)).requests == ()
