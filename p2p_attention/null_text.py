@@ -14,8 +14,8 @@ GOOD_ENOUGH, MORE_EACH_STEP = 1e-5, 2e-5  # squared error at which a step's opti
 
 
 def optimise_null_text(
-    denoise: Callable[[torch.Tensor, float, torch.Tensor], torch.Tensor],
-    positive: torch.Tensor,
+    conditional: Callable[[torch.Tensor, float], torch.Tensor],
+    unconditional: Callable[[torch.Tensor, float, torch.Tensor], torch.Tensor],
     negative: torch.Tensor,
     trajectory: torch.Tensor,
     sigmas: Sequence[float],
@@ -26,9 +26,9 @@ def optimise_null_text(
     """The negative context of each step.
 
     Args:
-        denoise: (x (B, C, H, W), sigma, context (B, L, D)) -> denoised latents, differentiable in the context.
-        positive: (B, L, D) of the source prompt.
-        negative: (B, L', D) to begin with, of the empty prompt in the paper.
+        conditional: (x (B, C, H, W), sigma) -> denoised latents of the source prompt.
+        unconditional: (x, sigma, context (B, L, D)) -> denoised latents, differentiable in the context.
+        negative: (B, L, D) to begin with, of the empty prompt in the paper.
         trajectory: (S + 1, B, C, H, W), see ``Inversion``.
         sigmas: S + 1, falling.
         cfg: guidance w of the run to come.
@@ -36,23 +36,23 @@ def optimise_null_text(
         progress: called after each of them with the sampling step, denoised latents and x.
 
     Returns:
-        S contexts (B, L', D).
+        S contexts (B, L, D).
     """
     contexts = []
     x, context = trajectory[0], negative
     for step, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
         variance = 1.0 + following**2  # errors are measured in the variance-preserving scale, as the paper's are
         with torch.no_grad():
-            wanted = denoise(x, sigma, positive)
+            wanted = conditional(x, sigma)
 
-        def stepped(unconditional: torch.Tensor, x=x, sigma=sigma, following=following, wanted=wanted):
-            guided = unconditional + cfg * (wanted - unconditional)
+        def stepped(unwanted: torch.Tensor, x=x, sigma=sigma, following=following, wanted=wanted):
+            guided = unwanted + cfg * (wanted - unwanted)
             return guided, guided + (x - guided) * following / sigma
 
         context = context.detach().clone().requires_grad_(True)
         optimiser = torch.optim.Adam([context], lr=LEARNING_RATE * max(1.0 - step / 100.0, 0.0))
         for _ in range(inner_steps):
-            guided, reached = stepped(denoise(x, sigma, context))
+            guided, reached = stepped(unconditional(x, sigma, context))
             errors = (reached - trajectory[step + 1]).square().flatten(1).mean(dim=1) / variance
             progress(step, guided.detach(), reached.detach())
             if errors.max() < GOOD_ENOUGH + step * MORE_EACH_STEP:
@@ -62,7 +62,7 @@ def optimise_null_text(
             optimiser.step()
         with torch.no_grad():
             context = context.detach()
-            guided, x = stepped(denoise(x, sigma, context))
+            guided, x = stepped(unconditional(x, sigma, context))
             progress(step, guided, x)
         contexts.append(context)
     return contexts

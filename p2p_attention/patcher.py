@@ -276,13 +276,14 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
     inversions = [work for work in model.model_options.get(KEY, ()) if isinstance(work, Inversion)]
     if not inversions:
         raise ValueError("Wanted the model that comes from P2P DDIM Invert, got one without an inversion.")
-    if len(positive) != 1 or len(negative) != 1 or "control" in positive[0][1]:
+    extra = {"control", "area", "mask", "hooks", "gligen", "start_percent"} & {*positive[0][1], *negative[0][1]}
+    if len(positive) != 1 or len(negative) != 1 or extra:
         raise ValueError(
-            f"Wanted a plain positive and a plain negative, got {len(positive)} and {len(negative)} parts, or a "
-            "ControlNet. Connect CLIP Text Encode or P2P Prompt Pair directly."
+            f"Wanted a plain positive and a plain negative, got {len(positive)} and {len(negative)} parts"
+            + (f" with {', '.join(sorted(extra))}" if extra else "")
+            + ". Connect CLIP Text Encode or P2P Prompt Pair directly."
         )
     (inversion,) = inversions
-    rows = positive[0][1][PAIR_KEY].rows if PAIR_KEY in positive[0][1] else 1
     bare = _without_works(model)
     steps = len(inversion.sigmas) - 1
     show = latent_preview.prepare_callback(bare, steps)
@@ -295,12 +296,14 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
         guider = model_k.inner_model
         with torch.inference_mode(False), torch.enable_grad():
             denoise = _differentiable(guider.inner_model, extra_args["model_options"])
-            inputs = [_model_inputs(guider.conds[name][0], len(x), x.device) for name in ("positive", "negative")]
+            source, empty = (
+                _model_inputs(guider.conds[name][0], len(x), x.device) for name in ("positive", "negative")
+            )
             found.extend(
                 optimise_null_text(
-                    lambda at, sigma, context: denoise(at, sigma, {**inputs[1], "c_crossattn": context}),
-                    inputs[0]["c_crossattn"],
-                    inputs[1]["c_crossattn"],
+                    lambda at, sigma: denoise(at, sigma, source),
+                    lambda at, sigma, context: denoise(at, sigma, {**empty, "c_crossattn": context}),
+                    empty["c_crossattn"],
                     inversion.trajectory.to(x.device).clone(),
                     inversion.sigmas,
                     cfg,
@@ -323,10 +326,7 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
     )
     extras = {**negative[0][1], NULL_TEXT_KEY: (cfg, inversion.sigmas)}
     return [
-        [
-            context.to(negative[0][0]).repeat_interleave(rows if len(context) > 1 else 1, dim=0),
-            {**extras, "timestep_start": start, "timestep_end": end},
-        ]
+        [context.to(negative[0][0]), {**extras, "timestep_start": start, "timestep_end": end}]
         for context, start, end in zip(found, *_spans(inversion.sigmas), strict=True)
     ]
 
@@ -354,7 +354,7 @@ def _differentiable(base: Any, model_options: dict) -> Callable[[torch.Tensor, f
 
     module = Model()
     copies = {
-        name: tensor.clone() if tensor.is_inference() else tensor.detach()
+        name: tensor.detach().clone() if tensor.is_inference() else tensor.detach()
         for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers())
     }
 
@@ -367,7 +367,9 @@ def _differentiable(base: Any, model_options: dict) -> Callable[[torch.Tensor, f
 def _model_inputs(cond: dict, rows: int, device: torch.device) -> dict[str, torch.Tensor]:
     """What the host hands to the model for a conditioning, for a batch of ``rows``; normal tensors."""
     processed = {name: each.process_cond(batch_size=rows, area=None).cond for name, each in cond["model_conds"].items()}
-    return {name: each.to(device).clone() if torch.is_tensor(each) else each for name, each in processed.items()}
+    return {
+        name: each.to(device).detach().clone() if torch.is_tensor(each) else each for name, each in processed.items()
+    }
 
 
 def _without_works(model: Any) -> Any:
@@ -404,7 +406,7 @@ def _inversion_run(
             "Connect the latent that went into P2P DDIM Invert to the sampler, too."
         )
     pinned = inversion.source_row != "free"
-    if pinned and not pairs:
+    if pinned and not any(PAIR_KEY in cond for cond in guider.conds.get("positive", ())):
         raise ValueError(
             f"source_row {inversion.source_row} holds the source row of a prompt pair; the sampler's conditioning "
             "comes from none. Connect P2P Prompt Pair's conditioning to positive, or set source_row to free."
@@ -441,6 +443,13 @@ def _require_optimised_for(guider: Any, sigmas: Sequence[float]) -> None:
                     f"{len(sigmas) - 1}. Set the sampler as in P2P DDIM Invert."
                 )
             return
+
+
+def _repeat_null_text(conds: dict[str, list[dict]], rows: int) -> None:
+    """A null-text negative has a context for each picture, which all rows of the picture share."""
+    for cond in (cond for entries in conds.values() for cond in entries):
+        if NULL_TEXT_KEY in cond and len(cond["cross_attn"]) > 1:
+            cond["cross_attn"] = cond["cross_attn"].repeat_interleave(rows, dim=0)
 
 
 def _noise_to_start(start: torch.Tensor, latent: torch.Tensor, sigmas: torch.Tensor, model: Any) -> torch.Tensor:
@@ -482,6 +491,7 @@ def _sampling_run(
     inversion = _inversion_run(next(iter(inversions), None), guider, sampler, sigmas, noise.shape, pairs)
 
     seeds, rows = noise.shape[0], next(iter(pairs.values())).rows if pairs else 1
+    _repeat_null_text(guider.conds, rows)
     size = noise.shape[-2:]
     run = EditRun([work for work in works if isinstance(work, Edit)], pairs, sigmas.tolist())
     maps = {work: [MapRun(each, run.steps) for each in work.requests] for work in (*blends, *recorders)}
@@ -681,9 +691,15 @@ def _alike_for_all_rows(cond: dict) -> bool:
 
 
 def _own_id(cond: dict) -> dict:
-    """The host gives the other side an entry for a pair's area by copying the pair's, id and all, around that side's
-    own text. Such a copy is no pair's, so it gets an id of its own."""
-    if PAIR_KEY not in cond or cond["model_conds"]["c_crossattn"].cond is cond["cross_attn"]:
+    """A conditioning, with an id of its own if it is no pair's after all.
+
+    Where a pair has an area, the host gives the other side an entry for that area by copying the pair's, id and all,
+    around that side's own text.
+    """
+    if PAIR_KEY not in cond:
+        return cond
+    pairs, used = cond["cross_attn"], cond["model_conds"]["c_crossattn"].cond
+    if used is pairs or (used.shape == pairs.shape and torch.equal(used, pairs.to(used))):
         return cond
     return {**cond, "uuid": (cond["uuid"], "copy")}
 

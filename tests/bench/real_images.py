@@ -100,7 +100,7 @@ def edit_description(scenes, description, kind: str, rng: random.Random):
     if kind in ("colour", "texture"):
         number, values = rng.randrange(len(things)), {"colour": scenes.COLOURS, "texture": scenes.TEXTURES}[kind]
         before = getattr(things[number], kind)
-        changed = with_thing(number, **{kind: other(values, *(getattr(thing, kind) for thing in things))})
+        changed = with_thing(number, **{kind: other(values, before)})
         return changed, phrase if before is None else swap, number
     if kind == "thing":
         if len(things) == 2:
