@@ -5,6 +5,7 @@ Mokady et al., *Null-text Inversion for Editing Real Images using Guided Diffusi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -66,3 +67,9 @@ def optimise_null_text(
             progress(step, guided, x)
         contexts.append(context)
     return contexts
+
+
+def spans_of_steps(sigmas: Sequence[float]) -> tuple[list[float], list[float]]:
+    """For each step, from and down to which noise level its negative counts: the middles between the levels."""
+    middles = [math.sqrt(high * low) for high, low in zip(sigmas[:-2], sigmas[1:-1], strict=True)]
+    return [math.inf, *middles], [*middles, 0.0]

@@ -38,7 +38,8 @@ from .edit import Edit
 from .guidance import Proximal, proximal
 from .invert import Inversion, InversionRun, invert
 from .maps import MapRun, attention_probs, choose_level
-from .null_text import optimise_null_text
+from .null_text import optimise_null_text, spans_of_steps
+from .preview import SideBySidePreview
 from .prompt import Piece, Prompt, PromptPair, build_prompt, split_edits
 from .record import Recorder, gather
 from .run import EditRun
@@ -327,14 +328,8 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
     extras = {**negative[0][1], NULL_TEXT_KEY: (cfg, inversion.sigmas)}
     return [
         [context.to(negative[0][0]), {**extras, "timestep_start": start, "timestep_end": end}]
-        for context, start, end in zip(found, *_spans(inversion.sigmas), strict=True)
+        for context, start, end in zip(found, *spans_of_steps(inversion.sigmas), strict=True)
     ]
-
-
-def _spans(sigmas: Sequence[float]) -> tuple[list[float], list[float]]:
-    """For each step, from and down to which noise level its negative counts: the middles between the levels."""
-    middles = [math.sqrt(high * low) for high, low in zip(sigmas[:-2], sigmas[1:-1], strict=True)]
-    return [math.inf, *middles], [*middles, 0.0]
 
 
 def _differentiable(base: Any, model_options: dict) -> Callable[[torch.Tensor, float, dict], torch.Tensor]:
@@ -508,7 +503,7 @@ def _sampling_run(
         denoise_mask = denoise_mask.repeat_interleave(rows, dim=0)
     if "latent_shapes" in kwargs:
         kwargs["latent_shapes"] = [(shape[0] * rows, *shape[1:]) for shape in kwargs["latent_shapes"]]
-    preview = None if callback is None else _SideBySidePreview(callback, rows)
+    preview = None if callback is None else SideBySidePreview(callback, rows)
     samples = executor(
         noise.repeat_interleave(rows, dim=0),
         latent_image.repeat_interleave(rows, dim=0),
@@ -811,7 +806,7 @@ def _program(run: EditRun, hidden: torch.Tensor, length: int | None, extra_optio
     return run.program(extra_options[STEP_KEY], conditionings, rows, length, hidden.device, hidden.dtype)
 
 
-# -------------------------------------------------------------------------------------------------- noise and previews
+# --------------------------------------------------------------------------------------------------------------- noise
 
 
 def _share_noise(sampler: Any, noise: torch.Tensor, sigmas: torch.Tensor, seed: int | None, rows: int) -> Any:
@@ -856,24 +851,3 @@ def _calls(function: Callable, name: str, seen: frozenset = frozenset()) -> bool
         return True
     called = (function.__globals__.get(each) for each in code.co_names if each.startswith("sample_"))
     return any(_calls(each, name, seen | {function}) for each in called if callable(each))
-
-
-class _SideBySidePreview:
-    """Live previews that show source and edits of the first seed side by side.
-
-    The host's previewer shows row 0, so it is given one wide row. It also keeps the last latents it saw as a result
-    (SamplerCustom's denoised output), so at the end it is given the real ones.
-    """
-
-    def __init__(self, callback: Callable, rows: int):
-        self._callback = callback
-        self._rows = rows
-        self._last: tuple | None = None
-
-    def __call__(self, step: int, denoised: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
-        self._last = (step, denoised, x, total_steps)
-        self._callback(step, torch.cat(denoised[: self._rows].split(1), dim=-1), x, total_steps)
-
-    def finish(self) -> None:
-        if self._last is not None:
-            self._callback(*self._last)

@@ -161,3 +161,14 @@ def test_a_words_own_column_carries_the_word(demo, prompt, word, attribute):
     shown = [attribute(picture) for picture in sample(demo, [prompt] * 3, model=model)]
     assert shown[0] < shown[1] < shown[2]
     assert shown[2] - shown[0] > 0.01
+
+
+@pytest.mark.parametrize("picture", ["scene", "still life"])
+def test_pictures_it_did_not_make(run_node, scenes, picture):
+    image, caption = run_node("P2PDemoPicture", picture=picture, seed=3)
+    assert image.shape == (1, 128, 128, 3) and image.dtype == torch.float32
+    assert 0 <= image.min() < 0.3 < 0.7 < image.max() <= 1
+    assert scenes.caption(scenes.parse_caption(caption)) == caption
+    again, other = (run_node("P2PDemoPicture", picture=picture, seed=seed)[0] for seed in (3, 4))
+    assert torch.equal(image, again)
+    assert torch.equal(image, other) == (picture == "still life")

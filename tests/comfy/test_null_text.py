@@ -171,7 +171,7 @@ def test_each_noise_level_has_one_negative(sampling, work, steps):
     for scheduler in KSampler.SCHEDULERS:
         for denoise in (1.0, 0.6):
             levels = KSampler(sampling.model, steps, "cpu", "euler", scheduler, denoise).sigmas
-            starts, ends = work._spans(tuple(levels.tolist()))
+            starts, ends = work.spans_of_steps(tuple(levels.tolist()))
             if not levels.isfinite().all():  # kl_optimal divides by steps - 1
                 continue
             for step, sigma in enumerate(levels[:-1]):
