@@ -10,6 +10,7 @@ import re
 
 MUTED, BYPASSED = 2, 4
 NOTES = ("Note", "MarkdownNote")
+PASSED_ON = {"P2PNullTextOptimize": "negative"}  # the input that a node's first output is made of, if not its model
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
@@ -159,7 +160,8 @@ def _without(prompt, unwanted, *lost):
     """A copy without the ``unwanted`` nodes on the model and without what needs their other outputs, or ``lost``."""
     def skip(value):
         while _is_link(value) and value[0] in unwanted and value[1] == 0:
-            value = prompt[value[0]]["inputs"]["model"]
+            node = prompt[value[0]]
+            value = node["inputs"][PASSED_ON.get(node["class_type"], "model")]
         return value
 
     kept = {key: copy.deepcopy(node) for key, node in prompt.items() if key not in unwanted}
