@@ -32,7 +32,7 @@ class PromptPair(io.ComfyNode):
                     "target",
                     multiline=True,
                     tooltip="The edited prompt: change or add words. Several edits are separated by a line that holds "
-                    "only ---, one image each.",
+                    "only ---, one image each. Empty: the source alone, for instance to look at its attention maps.",
                 ),
             ],
             outputs=[
