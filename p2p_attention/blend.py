@@ -272,14 +272,9 @@ class BlendRun:
         if not self.maps:
             return None
         means = self.maps[0].mean()
-        if self.blend.spread:
+        if self.blend.spread:  # as soon as there is something to spread by: other nodes may rescale layers at first
             together = self.maps[1].mean()
-            means = {key: spread(maps, together[key]) for key, maps in means.items() if key in together}
-        if not means:
-            raise ValueError(
-                "Wanted attention maps for P2P Local Blend Mask, got none: another node takes the layers of this "
-                "resolution out of the model's run. Set map_resolution to another value."
-            )
+            means = {key: spread(maps, together[key]) if key in together else maps for key, maps in means.items()}
         grow = self.blend.grow
         pooled = {key: F.max_pool2d(maps, 2 * grow + 1, stride=1, padding=grow) for key, maps in means.items()}
         maps = sum(place(each, areas.get(key), *self._size) for key, each in pooled.items())
