@@ -5,10 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..p2p_attention.blend import MASK_MODES, local_blend
-from ..p2p_attention.maps import BRANCHES, RESOLUTIONS
+from ..p2p_attention.maps import BRANCHES
 from ..p2p_attention.patcher import attach
 from ..p2p_attention.show import show_masks
-from .edit import edit_number, model_and_pair, model_output
+from .edit import edit_number, fraction, model_and_pair, model_output
+from .maps import finished_run, map_choices
 from .prompt_pair import CATEGORY
 
 Masks = io.Custom("P2P_MASKS")
@@ -38,22 +39,16 @@ class LocalBlendMask(io.ComfyNode):
                     default="",
                     tooltip="Words whose place must not change, separated by commas.",
                 ),
-                io.Float.Input(
+                fraction(
                     "threshold",
-                    default=0.3,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="How much attention, between a map's least (0) and most (1), puts a place inside the mask. "
-                    "Lower: a larger mask.",
+                    0.3,
+                    "How much attention, between a map's least (0) and most (1), puts a place inside the mask. Lower: "
+                    "a larger mask.",
                 ),
-                io.Float.Input(
+                fraction(
                     "start",
-                    default=0.2,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="From when the rest is held, as a fraction of the steps. Earlier: maps are less certain.",
+                    0.2,
+                    "From when the rest is held, as a fraction of the steps. Earlier: maps are less certain.",
                 ),
                 io.Boolean.Input(
                     "spread",
@@ -77,21 +72,7 @@ class LocalBlendMask(io.ComfyNode):
                     step=0.5,
                     tooltip="Soft border around the words' mask, in latent pixels (1 is 8 pixels of the picture).",
                 ),
-                io.Combo.Input(
-                    "map_resolution",
-                    options=list(RESOLUTIONS),
-                    default="auto",
-                    tooltip="Side of the attention maps in tokens. auto: 16 for a 512 x 512 picture of SD 1.5, and "
-                    "what corresponds to it for other sizes.",
-                ),
-                io.Combo.Input(
-                    "maps",
-                    options=list(BRANCHES),
-                    default=BRANCHES[0],
-                    optional=True,
-                    tooltip="own: where the edited row itself looks. injected: where it is made to look, with the "
-                    "source's maps in place of its own.",
-                ),
+                *map_choices(),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -159,10 +140,7 @@ class ShowBlendMask(io.ComfyNode):
             description="The masks that P2P Local Blend Mask used in its last step, one for each edited picture.",
             inputs=[
                 Masks.Input("masks", tooltip="From P2P Local Blend Mask."),
-                io.Latent.Input("latent", tooltip="What the sampler gave: it makes this node run after it."),
-                io.Image.Input(
-                    "images", optional=True, tooltip="The decoded pictures, source and edits, to lay the masks over."
-                ),
+                *finished_run("masks"),
             ],
             outputs=[
                 io.Mask.Output(

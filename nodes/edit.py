@@ -16,7 +16,7 @@ def model_and_pair() -> list[io.Input]:
     ]
 
 
-def _fraction(name: str, default: float, tooltip: str) -> io.Input:
+def fraction(name: str, default: float, tooltip: str) -> io.Input:
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
 
 
@@ -34,14 +34,14 @@ def edit_number() -> io.Input:
 def _injection_inputs() -> list[io.Input]:
     return [
         *model_and_pair(),
-        _fraction("cross_start", 0.0, "When the source's layout is first taken over, as a fraction of the steps."),
-        _fraction(
+        fraction("cross_start", 0.0, "When the source's layout is first taken over, as a fraction of the steps."),
+        fraction(
             "cross_end",
             0.8,
             "Until when the source's layout is taken over. Higher keeps more of the source, lower changes more.",
         ),
-        _fraction("self_start", 0.0, "When the source's shapes are first taken over, as a fraction of the steps."),
-        _fraction(
+        fraction("self_start", 0.0, "When the source's shapes are first taken over, as a fraction of the steps."),
+        fraction(
             "self_end",
             0.4,
             "Until when the source's shapes are taken over. Lower it if a new object is forced into the old outline.",
@@ -128,8 +128,8 @@ class ReweightToken(io.ComfyNode):
                     tooltip="Factor on the words' attention: 1 leaves them as they are, 2 doubles, 0 takes them out, "
                     "negative values push the other way.",
                 ),
-                _fraction("start", 0.0, "From when, as a fraction of the steps."),
-                _fraction("end", 1.0, "Until when, as a fraction of the steps."),
+                fraction("start", 0.0, "From when, as a fraction of the steps."),
+                fraction("end", 1.0, "Until when, as a fraction of the steps."),
                 edit_number(),
             ],
             outputs=model_output(),

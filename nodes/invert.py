@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..p2p_attention.guidance import THRESHOLDS, Proximal
 from ..p2p_attention.invert import SOURCE_ROWS
 from ..p2p_attention.patcher import SCHEDULERS, attach, ddim_invert, null_text
-from .edit import model_and_pair, model_output
+from .edit import fraction, model_and_pair, model_output
 from .prompt_pair import CATEGORY
 
 
@@ -91,13 +91,8 @@ class ProximalGuidance(io.ComfyNode):
             description="Guidance that leaves small differences alone: less drift of what should not change.",
             inputs=[
                 *model_and_pair(),
-                io.Float.Input(
-                    "threshold",
-                    default=0.7,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the guidance's values, the smallest, that are left out. 0: all stay.",
+                fraction(
+                    "threshold", 0.7, "Share of the guidance's values, the smallest, that are left out. 0: all stay."
                 ),
                 io.Combo.Input(
                     "kind",

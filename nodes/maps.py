@@ -14,6 +14,37 @@ from .prompt_pair import CATEGORY
 Maps = io.Custom("P2P_MAPS")
 
 
+def map_choices() -> list[io.Input]:
+    """Which attention maps."""
+    return [
+        io.Combo.Input(
+            "map_resolution",
+            options=list(RESOLUTIONS),
+            default="auto",
+            tooltip="Side of the attention maps in tokens. auto: 16 for a 512 x 512 picture of SD 1.5, and what "
+            "corresponds to it for other sizes.",
+        ),
+        io.Combo.Input(
+            "maps",
+            options=list(BRANCHES),
+            default=BRANCHES[0],
+            optional=True,
+            tooltip="own: where an edited row itself looks. injected: where it is made to look, with the source's maps "
+            "in place of its own.",
+        ),
+    ]
+
+
+def finished_run(what: str) -> list[io.Input]:
+    """What the sampler gave, as latents and as pictures."""
+    return [
+        io.Latent.Input("latent", tooltip="What the sampler gave: it makes this node run after it."),
+        io.Image.Input(
+            "images", optional=True, tooltip=f"The decoded pictures, source and edits, to lay the {what} over."
+        ),
+    ]
+
+
 class RecordAttention(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -35,20 +66,7 @@ class RecordAttention(io.ComfyNode):
                     default="cross",
                     tooltip="cross: where each word looks. self: which places belong together.",
                 ),
-                io.Combo.Input(
-                    "map_resolution",
-                    options=list(RESOLUTIONS),
-                    default="auto",
-                    tooltip="Side of the maps in tokens. auto: 16 for a 512 x 512 picture of SD 1.5, and what "
-                    "corresponds to it for other sizes.",
-                ),
-                io.Combo.Input(
-                    "maps",
-                    options=list(BRANCHES),
-                    default=BRANCHES[0],
-                    optional=True,
-                    tooltip="own: where an edited row itself looks. injected: where it is made to look.",
-                ),
+                *map_choices(),
             ],
             outputs=[
                 *model_output(),
@@ -75,10 +93,7 @@ class AttentionMaps(io.ComfyNode):
             ),
             inputs=[
                 Maps.Input("maps", tooltip="From P2P Record Attention."),
-                io.Latent.Input("latent", tooltip="What the sampler gave: it makes this node run after it."),
-                io.Image.Input(
-                    "images", optional=True, tooltip="The decoded pictures, source and edits, to lay the maps over."
-                ),
+                *finished_run("maps"),
                 io.Combo.Input(
                     "style",
                     options=list(STYLES),

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from inverting import picture, small
 from sampling import DEFAULTS, NO_WINDOW, PHRASE, SOURCE, SWAP, Sampling
 from small_models import FAMILIES
 
@@ -23,13 +24,6 @@ ANY_CFG = ["euler", "ddim", "heun", "heunpp2", "lms", "dpmpp_2m", "euler_cfg_pp"
 ANY_CFG += ["ipndm_v", "deis", "gradient_estimation", "gradient_estimation_cfg_pp"]
 
 
-def small(run_node, family="sd15"):
-    """A small model whose way back is unique: random weights are no denoiser, but with small outputs nearly one."""
-    model, clip = FAMILIES[family]()
-    model.model.diffusion_model.out[-1].weight.data *= 0.05 if family == "sdxl" else 0.1
-    return Sampling(run_node, model, clip)
-
-
 @pytest.fixture(scope="module")
 def sampling(run_node):
     return small(run_node)
@@ -39,11 +33,6 @@ def sampling(run_node):
 def work(host):
     """The pack's file that touches the host."""
     return host.module("p2p_attention.patcher")
-
-
-def picture(batch=1, height=8, width=6, seed=3):
-    """What VAE Encode may give: latents of SD 1.5 spread about 5."""
-    return {"samples": 5.0 * torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(seed))}
 
 
 def inverted(sampling, image, model=None, conditioning=None, **settings):

@@ -8,18 +8,12 @@ import weakref
 
 import pytest
 import torch
-from sampling import PHRASE, SOURCE, SWAP, Sampling
+from inverting import picture, small
+from sampling import PHRASE, SOURCE, SWAP
 from small_models import FAMILIES
 
 STEPS, CFG = 4, 4.0
 FLOAT32 = 1e-5
-
-
-def small(run_node, family="sd15"):
-    """A small model with a unique way back, that listens to its prompt."""
-    model, clip = FAMILIES[family]()
-    model.model.diffusion_model.out[-1].weight.data *= 0.05 if family == "sdxl" else 0.1
-    return Sampling(run_node, model, clip)
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +25,6 @@ def sampling(run_node):
 def work(host):
     """The pack's file that touches the host."""
     return host.module("p2p_attention.patcher")
-
-
-def picture(batch=1, height=8, width=6, seed=3):
-    return {"samples": 5.0 * torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(seed))}
 
 
 def inverted(sampling, image, model=None, **settings):

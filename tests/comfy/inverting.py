@@ -1,0 +1,19 @@
+"""Shared steps of the tests of inversion: a model that has a way back, and a picture."""
+
+from __future__ import annotations
+
+import torch
+from sampling import Sampling
+from small_models import FAMILIES
+
+
+def small(run_node, family="sd15"):
+    """A small model whose way back is unique: random weights are no denoiser, but with small outputs nearly one."""
+    model, clip = FAMILIES[family]()
+    model.model.diffusion_model.out[-1].weight.data *= 0.05 if family == "sdxl" else 0.1
+    return Sampling(run_node, model, clip)
+
+
+def picture(batch=1, height=8, width=6, seed=3):
+    """What VAE Encode may give: latents of SD 1.5 spread about 5."""
+    return {"samples": 5.0 * torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(seed))}
