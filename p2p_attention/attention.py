@@ -12,13 +12,14 @@ Where both terms are needed the row is computed twice, once per term and with tw
 outputs is taken after the output projection: that leaves the projection's bias as it is.
 
 Rows are ordered chunk by chunk (one chunk per conditioning), in a chunk seed by seed, per seed the source row and then
-the edited rows.
+the edited rows. Second terms come after all of them, or, where another node's patch takes the attention's rows apart by
+chunks, at the end of each chunk, with chunks filled up to equal numbers of rows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,23 +55,28 @@ class RowEquation:
 
 @dataclass(frozen=True)
 class RowProgram:
-    """How to rewrite a batch of N rows for one attention call, E rows appended. Tensors are where the batch is.
+    """How to rewrite a batch of N rows for one attention call of N + E rows. Tensors are where the batch is.
 
     Args:
-        query: (N + E,) which row's hidden state and context make queries and keys. Values are the same row's, but for:
-        injected, matrices: rows (I,) whose values are their own, mapped by (I, L, L).
-        scaled, scales: rows (K,) whose values are multiplied by (K, L, 1).
-        split: (E,) rows whose output is the mean of theirs and of the appended ones.
+        query: (N + E,) which row's hidden state and context make queries and keys.
+        value: (N + E,) which row's context makes values, but for:
+        injected, matrices: of the N + E rows (I,) whose values are mapped by (I, L, L).
+        scaled, scales: of the N + E rows (K,) whose values are multiplied by (K, L, 1).
+        first: (N,) where each row's first term is; None where they are the first N in order.
+        split, second: of the N rows (X,) those with a second term, and where of the N + E it is.
         self_query: (N,) which row's hidden state makes queries and keys of self-attention; None where no row's does.
         rows: N.
     """
 
     query: torch.Tensor
+    value: torch.Tensor
     injected: torch.Tensor
     matrices: torch.Tensor
     scaled: torch.Tensor
     scales: torch.Tensor
+    first: torch.Tensor | None
     split: torch.Tensor
+    second: torch.Tensor
     self_query: torch.Tensor | None
     rows: int
 
@@ -110,6 +116,7 @@ def row_program(
     length: int,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    whole_chunks: bool = False,
 ) -> RowProgram:
     """Lay the equations of every chunk out over the rows of one batch.
 
@@ -118,51 +125,80 @@ def row_program(
         rows: N, rows of the whole batch.
         length: L, context positions.
         device, dtype: the batch's.
+        whole_chunks: second terms stay in their chunk, and all chunks get equally many rows.
     """
     per_chunk = rows // len(chunks)
-    query, self_query = list(range(rows)), list(range(rows))
-    injected: list[tuple[int, torch.Tensor]] = []
-    scaled: list[tuple[int, torch.Tensor]] = []
-    split: list[int] = []
-    for first, equations in zip(range(0, rows, per_chunk), chunks, strict=True):
-        if equations is None:
-            continue
-        for source in range(first, first + per_chunk, len(equations) + 1):
-            for row, equation in enumerate(equations, source + 1):
-                if equation is None:
-                    continue
-                if equation.self_attention:
-                    self_query[row] = source
-                if equation.inject is None:
-                    if equation.keep is not None:
-                        scaled.append((row, equation.keep))
-                    continue
-                query[row] = source
-                if equation.keep is None:
-                    injected.append((row, equation.inject))
-                    continue
-                injected.append((row, 2.0 * equation.inject))
-                scaled.append((len(query), 2.0 * equation.keep))
-                query.append(row)
-                split.append(row)
+    self_query = list(range(rows))
+    terms = [_Term(query=row, value=row) for row in range(rows)]  # the first of each row
+    seconds: list[list[tuple[int, _Term]]] = [[] for _ in chunks]  # per chunk (row, its second term)
+    for second, first_row, equations in zip(seconds, range(0, rows, per_chunk), chunks, strict=True):
+        for row, source, equation in _edited_rows(equations, first_row, per_chunk):
+            if equation.self_attention:
+                self_query[row] = source
+            if equation.inject is None:
+                terms[row] = _Term(row, row, scale=equation.keep)
+            elif equation.keep is None:
+                terms[row] = _Term(source, row, matrix=equation.inject)
+            else:
+                terms[row] = _Term(source, row, matrix=2.0 * equation.inject)
+                second.append((row, _Term(row, row, scale=2.0 * equation.keep)))
 
-    def stack(parts: Sequence[tuple[int, torch.Tensor]], shape: tuple[int, ...]) -> torch.Tensor:
-        stacked = torch.stack([part.reshape(shape) for _, part in parts]) if parts else torch.empty(0, *shape)
+    order: list[tuple[int, _Term]] = []  # (row, term), as they will lie
+    most = max(map(len, seconds)) if whole_chunks else 0
+    for second, first_row in zip(seconds, range(0, rows, per_chunk), strict=True):
+        order += [(row, terms[row]) for row in range(first_row, first_row + per_chunk)]
+        if most:
+            order += second + [(first_row, _Term(first_row, first_row))] * (most - len(second))
+    if not most:
+        order += [each for second in seconds for each in second]
+    laid_out = [term for _, term in order]
+    place = {term: at for at, term in enumerate(laid_out)}
+
+    def stack(parts: Sequence[torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
+        stacked = torch.stack([part.reshape(shape) for part in parts]) if parts else torch.empty(0, *shape)
         return stacked.to(device, dtype)
 
     def index(numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=device)
 
+    injected = [at for at, term in enumerate(laid_out) if term.matrix is not None]
+    scaled = [at for at, term in enumerate(laid_out) if term.scale is not None]
+    split = [each for second in seconds for each in second]
     return RowProgram(
-        query=index(query),
-        injected=index([row for row, _ in injected]),
-        matrices=stack(injected, (length, length)),
-        scaled=index([row for row, _ in scaled]),
-        scales=stack(scaled, (length, 1)),
-        split=index(split),
+        query=index([term.query for term in laid_out]),
+        value=index([term.value for term in laid_out]),
+        injected=index(injected),
+        matrices=stack([laid_out[at].matrix for at in injected], (length, length)),
+        scaled=index(scaled),
+        scales=stack([laid_out[at].scale for at in scaled], (length, 1)),
+        first=index([place[term] for term in terms]) if most else None,
+        split=index([row for row, _ in split]),
+        second=index([place[term] for _, term in split]),
         self_query=index(self_query) if self_query != list(range(rows)) else None,
         rows=rows,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Term:
+    """One row of attention: whose queries and keys, whose values, and what is done to these. Hashed by identity."""
+
+    query: int
+    value: int
+    matrix: torch.Tensor | None = None
+    scale: torch.Tensor | None = None
+
+
+def _edited_rows(
+    equations: Sequence[RowEquation | None] | None, first: int, count: int
+) -> Iterator[tuple[int, int, RowEquation]]:
+    """(row, its source's row, equation) of every row of a chunk that is not left alone."""
+    if equations is None:
+        return
+    for source in range(first, first + count, len(equations) + 1):
+        for row, equation in enumerate(equations, source + 1):
+            if equation is not None:
+                yield row, source, equation
 
 
 def rewrite_cross_attention(
@@ -178,10 +214,9 @@ def rewrite_cross_attention(
     Returns:
         The same three with N + E rows, new tensors.
     """
-    values = value.index_select(0, program.query)
+    values = value.index_select(0, program.value)
     if len(program.injected):
-        own = value.index_select(0, program.injected)
-        values.index_copy_(0, program.injected, program.matrices @ own)
+        values.index_copy_(0, program.injected, program.matrices @ values.index_select(0, program.injected))
     if len(program.scaled):
         values.index_copy_(0, program.scaled, program.scales * values.index_select(0, program.scaled))
     return hidden.index_select(0, program.query), context.index_select(0, program.query), values
@@ -191,8 +226,9 @@ def merge_cross_attention(program: RowProgram, output: torch.Tensor) -> torch.Te
     """Take the mean of the two terms of the rows computed twice: (N + E, Q, C) -> (N, Q, C)."""
     if not len(program.split):
         return output
-    first, second = output[: program.rows], output[program.rows :]
-    return first.index_copy(0, program.split, (first.index_select(0, program.split) + second) * 0.5)
+    first = output[: program.rows] if program.first is None else output.index_select(0, program.first)
+    both = first.index_select(0, program.split) + output.index_select(0, program.second)
+    return first.index_copy(0, program.split, both * 0.5)
 
 
 def rewrite_self_attention(

@@ -50,6 +50,7 @@ KEY = "prompt_to_prompt"  # our name in the host's dictionaries
 PAIR_KEY = "p2p_pair"  # marks a conditioning with the pair it was made from
 NULL_TEXT_KEY = "p2p_null_text"  # marks a negative with the guidance and noise levels it was optimised for
 STEP_KEY = "p2p_step"  # the step of a model call, read once per call
+WHOLE_CHUNKS_KEY = "p2p_whole_chunks"  # whether other patches of a model call may take its rows apart by chunks
 CLIP_STREAMS = {"l", "g", "h"}  # CLIP ViT-L, OpenCLIP bigG, OpenCLIP H
 OWN_STEPS = {"dpm_fast_function", "dpm_adaptive_function"}  # samplers that do not keep to the schedule
 SCHEDULERS = tuple(comfy.samplers.KSampler.SCHEDULERS)
@@ -447,6 +448,40 @@ def _repeat_null_text(conds: dict[str, list[dict]], rows: int) -> None:
             cond["cross_attn"] = cond["cross_attn"].repeat_interleave(rows, dim=0)
 
 
+def _repeat_for_rows(conds: dict[str, list[dict]], seeds: int, rows: int) -> None:
+    """What a conditioning holds for each of several images, all rows of the image share: hints of a ControlNet, masks.
+
+    As many as there are images are one for each image. The host hands others out in the order of the rows: one for
+    all, or one for the source and each edit.
+    """
+    if seeds == 1 or rows == 1:
+        return
+    copies: dict[int, Any] = {}  # conditionings that share a ControlNet go on sharing it
+    for cond in (cond for entries in conds.values() for cond in entries):
+        if cond.get("mask") is not None and len(cond["mask"]) == seeds:
+            cond["mask"] = cond["mask"].repeat_interleave(rows, dim=0)
+        if cond.get("control") is not None:
+            cond["control"] = _control_for_rows(cond["control"], seeds, rows, copies)
+
+
+def _control_for_rows(control: Any, seeds: int, rows: int, copies: dict[int, Any]) -> Any:
+    """The ControlNet, and those before it, or a copy where there is a hint for each image."""
+    if id(control) not in copies:
+        before, hint = control.previous_controlnet, control.cond_hint_original
+        before_for_rows = before and _control_for_rows(before, seeds, rows, copies)
+        own = hint is not None and len(hint) == seeds
+        result = control
+        if own or before_for_rows is not before:
+            result = control.copy().set_previous_controlnet(before_for_rows)
+        if own:
+            result.cond_hint_original = hint.repeat_interleave(rows, dim=0)
+            result.extra_concat_orig = [
+                each.repeat_interleave(rows, dim=0) if len(each) == seeds else each for each in result.extra_concat_orig
+            ]
+        copies[id(control)] = result
+    return copies[id(control)]
+
+
 def _noise_to_start(start: torch.Tensor, latent: torch.Tensor, sigmas: torch.Tensor, model: Any) -> torch.Tensor:
     """The noise with which the host's scaling begins at ``start`` (B, C, H, W), given the latent image."""
     sampling = model.get_model_object("model_sampling")
@@ -487,6 +522,7 @@ def _sampling_run(
 
     seeds, rows = noise.shape[0], next(iter(pairs.values())).rows if pairs else 1
     _repeat_null_text(guider.conds, rows)
+    _repeat_for_rows(guider.conds, seeds, rows)
     size = noise.shape[-2:]
     run = EditRun([work for work in works if isinstance(work, Edit)], pairs, sigmas.tolist())
     maps = {work: [MapRun(each, run.steps) for each in work.requests] for work in (*blends, *recorders)}
@@ -593,7 +629,10 @@ def _install(
         conds = [entries and [_own_id(cond) for cond in entries] for entries in conds]
         sigma = float(timestep[0])
         step = run.step_of(sigma)
-        options = {**options, "transformer_options": {**options["transformer_options"], STEP_KEY: step}}
+        transformer_options = options["transformer_options"]
+        whole_chunks = _others_see_rows(conds, transformer_options)
+        transformer_options = {**transformer_options, STEP_KEY: step, WHOLE_CHUNKS_KEY: whole_chunks}
+        options = {**options, "transformer_options": transformer_options}
         taps.note_areas(conds, x_in)
         if pinned is not None:
             x_in = pinned.on_trajectory(x_in, step, sigma)
@@ -632,7 +671,14 @@ def _install(
 
     def cross_attention_output(output, extra_options):
         program = extra_options.pop(KEY, None)
-        return output if program is None else merge_cross_attention(program, output)
+        if program is None:
+            return output
+        if len(output) != len(program.query):
+            raise ValueError(
+                f"Wanted {len(program.query)} rows from cross-attention, got {len(output)}: another node expands the "
+                "batch there and does not undo it. Remove it from the model; Conditioning (Set Area / Set Mask) works."
+            )
+        return merge_cross_attention(program, output)
 
     def self_attention(hidden, context, value, extra_options):
         taps.take("self", hidden, context, extra_options)
@@ -646,12 +692,17 @@ def _install(
 
     add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, around_model_call, model_options, is_model_options=True)
     patches = model_options.setdefault("transformer_options", {}).setdefault("patches", {})
-    for name, patch in (
-        ("attn1_patch", self_attention),
-        ("attn2_patch", cross_attention),
-        ("attn2_output_patch", cross_attention_output),
-    ):
-        patches[name] = [patch, *patches.get(name, [])]
+    # A compiled model calls them as they are: they hold no layer, and what they look up changes from step to step.
+    cross_attention, cross_attention_output, self_attention = map(
+        torch.compiler.disable, (cross_attention, cross_attention_output, self_attention)
+    )
+    others = {name: patches.get(name, []) for name in ("attn1_patch", "attn2_patch", "attn2_output_patch")}
+    patches["attn1_patch"] = [self_attention, *others["attn1_patch"]]
+    patches["attn2_patch"] = [cross_attention, *others["attn2_patch"]]
+    if others["attn2_patch"]:  # first in, last out: what they did to the rows after us, they undo before us
+        patches["attn2_output_patch"] = [*others["attn2_output_patch"], cross_attention_output]
+    else:
+        patches["attn2_output_patch"] = [cross_attention_output, *others["attn2_output_patch"]]
     if guidances:
         model_options["sampler_pre_cfg_function"] = [*model_options.get("sampler_pre_cfg_function", []), guide]
     if blends or pinned is not None:
@@ -659,6 +710,15 @@ def _install(
             *model_options.get("sampler_post_cfg_function", []),
             pin_and_blend,
         ]
+
+
+def _others_see_rows(conds: Sequence[Sequence[dict] | None], transformer_options: dict) -> bool:
+    """Whether another node's patch sees the rows of cross-attention, which it may take apart by chunks."""
+    return bool(
+        len(transformer_options["patches"]["attn2_patch"]) > 1
+        or transformer_options.get("patches_replace", {}).get("attn2")
+        or any(cond.get("hooks") for entries in conds for cond in entries or ())  # they may bring such patches
+    )
 
 
 def _without_source_in_negative(
@@ -803,7 +863,8 @@ def _program(run: EditRun, hidden: torch.Tensor, length: int | None, extra_optio
             f"Wanted a context of a multiple of {pair_length} tokens (the prompt pair's), got {length}: another node "
             "adds tokens to the context. Remove it from the model."
         )
-    return run.program(extra_options[STEP_KEY], conditionings, rows, length, hidden.device, hidden.dtype)
+    step, whole_chunks = extra_options[STEP_KEY], extra_options[WHOLE_CHUNKS_KEY]
+    return run.program(step, conditionings, rows, length, hidden.device, hidden.dtype, whole_chunks)
 
 
 # --------------------------------------------------------------------------------------------------------------- noise

@@ -47,14 +47,16 @@ class EditRun:
         length: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        whole_chunks: bool = False,
     ) -> RowProgram | None:
         """How to rewrite a batch of ``rows`` rows and ``length`` context positions, or None to leave it alone.
 
         Args:
             step: index of the step, from 0.
             conditionings: id of each chunk's conditioning, in the batch's order.
+            whole_chunks: see ``row_program``.
         """
-        layout = (*conditionings, rows, length, device, dtype)
+        layout = (*conditionings, rows, length, device, dtype, whole_chunks)
         call = (step, *layout)
         if call not in self._calls:
             states = tuple(self.states(conditioning, step) for conditioning in conditionings)
@@ -62,7 +64,7 @@ class EditRun:
                 chunks = [
                     self._equations(each, state, length) for each, state in zip(conditionings, states, strict=True)
                 ]
-                self._programs[states, layout] = row_program(chunks, rows, length, device, dtype)
+                self._programs[states, layout] = row_program(chunks, rows, length, device, dtype, whole_chunks)
             self._calls[call] = self._programs.get((states, layout))
         return self._calls[call]
 

@@ -143,7 +143,7 @@ def test_cross_attention_equals_the_edited_maps(data):
         [row_equation(alignment, state, length) for alignment, state in chunk.edits] if chunk.ours else None
         for chunk in batch
     ]
-    program = row_program(equations, len(hidden), length, CPU, torch.float64)
+    program = row_program(equations, len(hidden), length, CPU, torch.float64, data.draw(st.booleans()))
     rewritten = rewrite_cross_attention(program, *inputs)
     output = layer(*rewritten)
     output_before = output.clone()
@@ -188,6 +188,22 @@ def test_a_row_is_computed_twice_only_where_both_terms_count(gates, gains, compu
     rewritten = rewrite_cross_attention(program, random(4, TOKENS, WIDTH), random(4, 3, 6), random(4, 3, 6))
     assert {len(each) for each in rewritten} == {5 if computed_twice else 4}
     assert program.edits_cross_attention == (any(gates) or gains != (1, 1, 1))
+
+
+def test_whole_chunks_are_equally_long_and_each_holds_its_own_rows():
+    """Who divides the rows by the number of chunks finds each chunk's own rows there."""
+    split, whole = RowState((1.0, 0.0), (1.0, 1.0), False), RowState((1.0, 1.0), (1.0, 1.0), False)
+    once, twice = (row_equation(torch.eye(2), state, 2) for state in (whole, split))
+    chunks = [None, [twice, once, twice], [once, once, twice]]
+    program = row_program(chunks, 12, 2, CPU, torch.float64, whole_chunks=True)
+    hidden = torch.arange(12.0)[:, None, None].expand(12, TOKENS, WIDTH).double()
+    rows, _, _ = rewrite_cross_attention(program, hidden, random(12, 2, 6), random(12, 2, 6))
+    for number, chunk in enumerate(rows[:, 0, 0].chunk(3)):
+        assert len(chunk) == 6
+        assert set(chunk.tolist()) <= set(range(4 * number, 4 * number + 4))
+    merged = merge_cross_attention(program, rows)
+    assert merged[:, 0, 0].tolist() == [0, 1, 2, 3, 4, (4 + 5) / 2, 4, (4 + 7) / 2, 8, 8, 8, (8 + 11) / 2]
+    assert len(row_program([None, [once] * 3], 8, 2, CPU, whole_chunks=True).query) == 8, "nothing to fill up"
 
 
 def test_foreign_rows_are_the_same_bits_whatever_stands_around_them():
