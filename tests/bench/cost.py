@@ -1,11 +1,12 @@
 """What an edit costs: time and peak memory of a P2P run over the stock KSampler on the same rows, as ratios.
 
 Beside it, the same edit the way the research code does it, with every attention map built. All in one process, in
-turn, round after round; the ratio is of the medians. Edits are in force during the whole run, the dearest case.
+turn, round after round; a ratio is the median over the rounds. Edits are in force during the whole run, the dearest
+case. On a CPU, time is that of the processor, on one thread.
 
-    python dev.py bench cost [--channels 160] [--latent 64] [--steps 2] [--rounds 5] [--skip-maps] [--out results.md]
-
-``--channels 320`` is the full width of SD 1.5. The weights are random: they do not change what is computed.
+    python dev.py bench cost                             full SD 1.5, latent 64 x 64
+    python dev.py bench cost --family sdxl               full SDXL, latent 128 x 128
+    python dev.py bench cost --channels 96 --grow        how the ratios grow with the latent, the rows and the words
 """
 
 from __future__ import annotations
@@ -18,18 +19,47 @@ import weakref
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "comfy"))
+sys.path.append(str(Path(__file__).parent))
 import real_host  # noqa: E402
+
+SOURCE, SWAP, PHRASE = "a cat on a red chair", "a dog on a red chair", "a cat on a small red chair"
+WHOLE = {"cross_start": 0.0, "cross_end": 1.0, "self_start": 0.0, "self_end": 1.0}
+REPLACE = [("P2PAttentionReplace", WHOLE)]
+REFINE = [
+    ("P2PAttentionRefine", WHOLE),
+    ("P2PReweightToken", {"words": "small", "scale": 3.0, "start": 0.0, "end": 1.0}),
+]
+SEEN = [
+    *REPLACE,
+    ("P2PLocalBlendMask", {
+        "words": "", "exclude_words": "", "threshold": 0.3, "start": 0.0, "spread": True, "grow": 0, "feather": 0.0,
+        "map_resolution": "auto",
+    }),
+    ("P2PRecordAttention", {"words": "", "attention": "cross", "map_resolution": "auto"}),
+]  # fmt: skip
+CASES = {  # name -> (edited prompt, nodes)
+    "Replace + self-attention": (SWAP, REPLACE),
+    "Refine + self-attention + Reweight": (PHRASE, REFINE),
+    "Replace + self-attention + Local Blend + maps of every word": (SWAP, SEEN),
+}
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--channels", type=int, default=160, help="width of the UNet (SD 1.5: 320)")
-    parser.add_argument("--latent", type=int, default=64, help="height and width of the latent (SD 1.5: 64)")
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--family", choices=("sd15", "sdxl"), default="sd15")
+    parser.add_argument("--channels", type=int, default=320, help="width of the UNet; both have 320")
+    parser.add_argument("--latent", type=int, help="height and width of the latent (SD 1.5: 64, SDXL: 128)")
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--attention", choices=("host", "pytorch"), default="host", help="which kernel; host: its choice"
+    )
     parser.add_argument("--skip-maps", action="store_true", help="leave out the run that builds every map")
+    parser.add_argument(
+        "--grow", action="store_true", help="the ratios for several latents, rows and lengths of prompt"
+    )
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     return parser.parse_args()
 
@@ -78,94 +108,136 @@ def peak_bytes(function, device: str) -> int:
     return ledger.peak
 
 
-def main() -> None:
-    options = arguments()
-    real_host.enter(options.device)
-    import torch
-    from explicit_softmax import CONTEXT, RowEdit, edited_model, moved_mass
-    from sampling import PHRASE, SWAP, Sampling, latent
-    from small_models import sd15
+class Bench:
+    """One model, and the runs that are compared on it."""
 
-    host = real_host.load_pack()
-    model, clip = sd15(
-        model_channels=options.channels,
-        channel_mult=[1, 2, 4, 4],
-        num_res_blocks=[2, 2, 2, 2],
-        transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
-        transformer_depth_output=[1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    )
-    model.model.diffusion_model.to(getattr(torch, options.dtype))
-    model.model.diffusion_model.dtype = getattr(torch, options.dtype)
-    model.load_device = torch.device(options.device)
-    sampling = Sampling(lambda node_id, **inputs: real_host.run_node(host.node(node_id), **inputs), model, clip)
-    image = latent(1, options.latent, options.latent)
-    whole = {"cross_start": 0.0, "cross_end": 1.0, "self_start": 0.0, "self_end": 1.0}
-    ones = torch.ones(CONTEXT)
+    def __init__(self, options: argparse.Namespace):
+        real_host.enter(options.device)
+        import torch
+        from full_models import LATENT, full_size
+        from sampling import Sampling
 
-    def run(model, positive, **settings):
-        sampling.ksampler(model, positive, image, steps=options.steps, **settings)
-        if options.device == "cuda":
-            torch.cuda.synchronize()
+        if options.device == "cpu":
+            torch.set_num_threads(1)
+        if options.attention == "pytorch":
+            import comfy.ldm.modules.attention as attention
 
-    def case(target, edits, alignment, gate, gain):
-        """(stock, ours, materialised) runs of one edit; the last two sample two rows, the first is given two."""
-        positive, pair = sampling.pair(target)
-        patched = model
+            attention.optimized_attention = attention.attention_pytorch
+            attention.optimized_attention_masked = attention.attention_pytorch
+        host = real_host.load_pack()
+        self.options, self.dtype = options, getattr(torch, options.dtype)
+        self.side = options.latent or LATENT[options.family]
+        model, clip = full_size(options.family, self.dtype, torch.device(options.device), options.channels)
+        run_node = lambda node_id, **inputs: real_host.run_node(host.node(node_id), **inputs)  # noqa: E731
+        self.sampling = Sampling(run_node, model, clip)
+
+    def runs(self, edits, targets, side, source=SOURCE):
+        """kind -> a run of it. Rows: the source, and the targets, which are edited alike."""
+        import torch
+        from sampling import latent
+
+        sampling, rows = self.sampling, 1 + len(targets)
+        positive, pair = sampling.pair(*targets, source=source)
+        model = sampling.model
         for node, inputs in edits:
-            patched = sampling.edit(pair, node, patched, **inputs)
-        row_edit = RowEdit(alignment, lambda middle: gate, lambda middle: gain, lambda middle: True)
-        quarter = (options.latent // 4) ** 2
-        maps = edited_model(model, [row_edit], max(256, quarter), precision=getattr(torch, options.dtype))
-        two = {"samples": image["samples"].repeat(2, 1, 1, 1)}
-        stock = lambda m: sampling.ksampler(m, positive, two, steps=options.steps)  # noqa: E731
-        return {"stock": lambda: stock(model), "P2P": lambda: run(patched, positive), "maps": lambda: stock(maps)}
+            outputs = sampling.run_node(node, model=model, pair=pair, **inputs)
+            model = outputs[0]
+        negative = sampling.encode()
+        image, stock = latent(1, side, side), {"samples": torch.zeros(rows, 4, side, side)}
 
-    identity = moved_mass([([i], [i]) for i in range(CONTEXT)])
-    shifted = moved_mass([([i], [i]) for i in range(5)] + [([i], [i + 1]) for i in range(5, CONTEXT - 1)])
-    new, louder = ones.clone(), ones.clone()
-    new[5], louder[5] = 0.0, 3.0
-    cases = {
-        "Replace + self-attention": case(SWAP, [("P2PAttentionReplace", whole)], identity, ones, ones),
-        "Refine + self-attention + Reweight": case(
-            PHRASE,
-            [
-                ("P2PAttentionRefine", whole),
-                ("P2PReweightToken", {"words": "small", "scale": 3.0, "start": 0.0, "end": 1.0}),
-            ],
-            shifted,
-            new,
-            louder,
-        ),
-    }
+        def run(model, image):
+            sampling.ksampler(model, positive, image, negative, steps=self.options.steps)
+            if self.options.device == "cuda":
+                torch.cuda.synchronize()
 
+        return {"stock": lambda: run(sampling.model, stock), "P2P": lambda: run(model, image)}, lambda built: run(
+            built, stock
+        )
+
+    def built_maps(self, name, side):
+        """The same edit with every attention map built: a model for the stock sampler."""
+        import torch
+        from explicit_softmax import CONTEXT, RowEdit, edited_model, moved_mass
+
+        ones, new, louder = torch.ones(CONTEXT), torch.ones(CONTEXT), torch.ones(CONTEXT)
+        if name.startswith("Refine"):
+            alignment = moved_mass([([i], [i]) for i in range(5)] + [([i], [i + 1]) for i in range(5, CONTEXT - 1)])
+            new[5], louder[5] = 0.0, 3.0
+        else:
+            alignment = moved_mass([([i], [i]) for i in range(CONTEXT)])
+        row_edit = RowEdit(alignment, lambda middle: new, lambda middle: louder * ones, lambda middle: True)
+        return edited_model(self.sampling.model, [row_edit], max(256, (side // 4) ** 2), precision=self.dtype)
+
+    def seconds(self, function) -> float:
+        clock = time.perf_counter if self.options.device == "cuda" else time.process_time
+        start = clock()
+        function()
+        return clock() - start
+
+    def ratios(self, runs) -> dict[str, tuple[float, float, float]]:
+        """kind -> (time, its scatter over the rounds, peak memory), over those of "stock"."""
+        memory = {kind: peak_bytes(function, self.options.device) for kind, function in runs.items()}  # also warms up
+        times: dict[str, list[float]] = {kind: [] for kind in runs}
+        for _ in range(self.options.rounds):
+            stock = self.seconds(runs["stock"])
+            for kind, function in runs.items():
+                if kind != "stock":
+                    times[kind].append(self.seconds(function) / stock)
+        return {
+            kind: (statistics.median(values), max(values) - min(values), memory[kind] / memory["stock"])
+            for kind, values in times.items()
+            if values
+        }
+
+
+def compare(bench: Bench) -> list[str]:
     lines = [
-        f"SD 1.5 architecture, {options.channels} channels, latent {options.latent} x {options.latent}, "
-        f"{options.dtype} on {options.device}, {options.steps} steps, CFG, 1 seed x 2 rows, median of {options.rounds}",
-        "",
-        "| edit | time / stock | peak memory / stock | every map built: time / stock | peak memory / stock |",
+        "| edit | time / stock (scatter) | peak memory / stock | every map built: time / stock | peak memory / stock |",
         "|---|---|---|---|---|",
     ]
-    for name, runs in cases.items():
-        if options.skip_maps:
-            del runs["maps"]
-        memory = {kind: peak_bytes(function, options.device) for kind, function in runs.items()}  # also the warm-up
-        seconds: dict[str, list[float]] = {kind: [] for kind in runs}
-        for round_number in range(options.rounds):
-            for kind, function in runs.items():
-                if kind == "maps" and round_number >= 2:
-                    continue  # so much slower that two rounds tell
-                start = time.perf_counter()
-                function()
-                seconds[kind].append(time.perf_counter() - start)
-        median = {kind: statistics.median(values) for kind, values in seconds.items()}
-        cells = [
-            f"{median[kind] / median['stock']:.3f} | {memory[kind] / memory['stock']:.3f}"
-            for kind in runs
-            if kind != "stock"
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells + ["not run | not run"] * options.skip_maps) + " |")
+    for name, (target, edits) in CASES.items():
+        runs, with_model = bench.runs(edits, [target], bench.side)
+        if not bench.options.skip_maps and edits is not SEEN:  # maps of every layer are there to be seen already
+            built = bench.built_maps(name, bench.side)
+            runs["maps"] = lambda built=built, with_model=with_model: with_model(built)
+        ratios = bench.ratios(runs)
+        time_ratio, scatter, memory = ratios["P2P"]
+        cells = [f"{time_ratio:.3f} ({scatter:.3f})", f"{memory:.3f}"]
+        cells += [f"{ratios['maps'][0]:.3f}", f"{ratios['maps'][2]:.3f}"] if "maps" in ratios else ["", ""]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
-    table = "\n".join(lines)
+    return lines
+
+
+def grow(bench: Bench) -> list[str]:
+    """Each alone: a larger latent, more edits, longer prompts."""
+    lines = ["| | latent | edits | tokens | Replace | Refine | with blend and maps |", "|---|---|---|---|---|---|---|"]
+    more = ", and a very quiet evening with long shadows over everything that stands there"
+    settings = [("latent", side, 1, 0) for side in (32, 48, 64, 96)]
+    settings += [("edits", 32, edits, 0) for edits in (2, 4)]
+    settings += [("words", 32, 1, repeats) for repeats in (7, 13)]
+    for what, side, edits, repeats in settings:
+        cells = []
+        for target, nodes in CASES.values():
+            texts = [text + more * repeats for text in (SOURCE, target)]
+            runs, _ = bench.runs(nodes, [texts[1]] * edits, side, source=texts[0])
+            time_ratio, scatter, memory = bench.ratios(runs)["P2P"]
+            cells.append(f"{time_ratio:.3f} ({scatter:.3f}), memory {memory:.3f}")
+        tokens = bench.sampling.pair(texts[1], source=texts[0])[1].length
+        lines.append(f"| {what} | {side} x {side} | {edits} | {tokens} | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    options = arguments()
+    bench = Bench(options)
+    side = "several latents" if options.grow else f"latent {bench.side} x {bench.side}"
+    head = (
+        f"{options.family} architecture, {options.channels} channels, {side}, {options.dtype} on {options.device} "
+        f"({options.attention} attention), {options.steps} steps, CFG, 1 seed x 2 rows, median of {options.rounds}"
+    )
+    table = "\n".join([head, "", *(grow(bench) if options.grow else compare(bench))])
     print("\n" + table)
     if options.out:
         options.out.write_text(table + "\n")
