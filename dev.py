@@ -7,6 +7,7 @@
     python dev.py comfyui [...]     open ComfyUI's page with the pack loaded (arguments go to ComfyUI's main.py)
     python dev.py bench NAME [...]  cost (time and memory), blend (masks), images (editing real images), judge
     python dev.py train [...]       train the demo model into .host/train
+    python dev.py translations      write locales/*/nodeDefs.json, and say what is still to be translated
 
 The first call sets everything up under .host/: a virtual environment, torch, ComfyUI, and a link to this folder in
 its custom_nodes. Later calls find it done; a set-up that was interrupted goes on where it stopped.
@@ -44,7 +45,8 @@ class SetupError(Exception):
 
 
 def main(arguments):
-    commands = {"demo": demo, "faders": faders, "test": test, "comfyui": comfyui, "bench": bench, "train": train}
+    commands = {"demo": demo, "faders": faders, "test": test, "comfyui": comfyui, "bench": bench, "train": train,
+                "translations": translations}
     if not arguments or arguments[0] not in commands:
         print(__doc__)
         return 0 if arguments and arguments[0] in ("-h", "--help", "help") else 2
@@ -105,6 +107,11 @@ def train(arguments):
     host = Host()
     return run([host.python, ROOT / "demo" / "train.py", "--comfyui", host.folder, "--out", HOST / "train",
                 *arguments], env=host.environment())
+
+
+def translations(arguments):
+    host = Host()
+    return run([host.python, ROOT / "locales" / "node_texts.py", *arguments], env=host.environment())
 
 
 # ----------------------------------------------------------------------------------------------------------- host
