@@ -8,6 +8,8 @@
     python dev.py bench NAME [...]  cost (time and memory), blend (masks), images (editing real images), judge
     python dev.py train [...]       train the demo model into .host/train
     python dev.py translations      write locales/*/nodeDefs.json, and say what is still to be translated
+    python dev.py release-check     make the archive that is published, and try it in a fresh ComfyUI
+    python dev.py release-pictures  make the pack's icon and banner -> release/*.png
 
 The first call sets everything up under .host/: a virtual environment, torch, ComfyUI, and a link to this folder in
 its custom_nodes. Later calls find it done; a set-up that was interrupted goes on where it stopped.
@@ -48,7 +50,7 @@ class SetupError(Exception):
 
 def main(arguments):
     commands = {"demo": demo, "faders": faders, "test": test, "comfyui": comfyui, "bench": bench, "train": train,
-                "translations": translations}
+                "translations": translations, "release-check": release_check, "release-pictures": release_pictures}
     if not arguments or arguments[0] not in commands:
         print(__doc__)
         return 0 if arguments and arguments[0] in ("-h", "--help", "help") else 2
@@ -115,6 +117,16 @@ def train(arguments):
 def translations(arguments):
     host = Host()
     return run([host.python, ROOT / "locales" / "node_texts.py", *arguments], env=host.environment())
+
+
+def release_check(arguments):
+    host = Host()
+    return run([host.python, ROOT / "release" / "check.py", *arguments], env=host.environment())
+
+
+def release_pictures(arguments):
+    host = Host()
+    return run([host.python, ROOT / "release" / "pictures.py", *arguments], env=host.environment())
 
 
 # ----------------------------------------------------------------------------------------------------------- host
