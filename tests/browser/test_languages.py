@@ -1,0 +1,85 @@
+"""The pack on a Korean page: a real server, the page of NEWER_PAGE (dev.py), a real browser.
+
+One language stands for all: what is in the others' files, tests/comfy/test_translations.py sees. Screenshots go to
+.host/run/screenshots; Korean letters are boxes there unless a font has them.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from comfy_server import ROOT, ComfyServer
+
+sys.path.append(str(Path(__file__).parent))
+from test_page import FLAGS, PATIENCE_MS, SCREENSHOTS, SETTINGS, find_browser, open_workflow, screenshot  # noqa: E402
+
+LANGUAGE = "ko"
+WORDS_ON_NODES = """() => Object.fromEntries(Object.entries(LiteGraph.registered_node_types)
+    .filter(([type]) => type.startsWith("P2P"))
+    .map(([type]) => {
+        const node = LiteGraph.createNode(type)
+        return [type, {
+            title: node.title,
+            inputs: Object.fromEntries(node.inputs.map(i => [i.name, i.label ?? i.localized_name ?? i.name])),
+            widgets: Object.fromEntries((node.widgets ?? []).map(w => [w.name, w.label ?? w.name])),
+            outputs: node.outputs.map(o => o.label ?? o.localized_name ?? o.name),
+        }]
+    }))"""
+# Where on the screen the middle of a widget is.
+PLACE_OF_WIDGET = """([type, name]) => {
+    const {graph, canvas} = window.app
+    const node = graph.nodes.find(node => node.type === type)
+    const widget = node.widgets.find(widget => widget.name === name)
+    const {offset, scale} = canvas.ds
+    const box = canvas.canvas.getBoundingClientRect()
+    return [box.x + (node.pos[0] + node.size[0] / 2 + offset[0]) * scale,
+            box.y + (node.pos[1] + widget.last_y + 10 + offset[1]) * scale]
+}"""
+
+
+@pytest.fixture(scope="module")
+def server():
+    if not find_browser():
+        pytest.skip("no browser found; on Debian: apt-get install chromium")
+    if not (page := os.environ.get("P2P_NEWER_PAGE")):
+        pytest.skip("started without dev.py, which downloads a page that keeps translations")
+    with ComfyServer("languages", flags=["--front-end-root", page]) as server:
+        yield server
+
+
+@pytest.fixture
+def page(server, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch_persistent_context(
+            tmp_path, executable_path=find_browser(), headless=True, args=FLAGS,
+            viewport={"width": 1600, "height": 900})
+        browser.request.post(f"{server.url}/api/settings", data=SETTINGS | {"Comfy.Locale": LANGUAGE})
+        page = browser.pages[0]
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(server.url)
+        page.wait_for_function("Boolean(window.app?.graph && window.LiteGraph?.registered_node_types?.P2PPromptPair)")
+        yield page
+        browser.close()
+
+
+def test_the_page_speaks_the_language(page):
+    words = json.loads((ROOT / "locales" / LANGUAGE / "nodeDefs.json").read_text(encoding="utf-8"))
+    shown = page.evaluate(WORDS_ON_NODES)
+    assert set(shown) == set(words)
+    for node_id, expected in words.items():
+        node, names = shown[node_id], {name: socket["name"] for name, socket in expected["inputs"].items()}
+        assert node["title"] == expected["display_name"]
+        assert {name: label for name, label in node["inputs"].items() if name in names} == names
+        assert {name: label for name, label in node["widgets"].items() if name in names}.items() <= names.items()
+        assert node["outputs"] == [socket["name"] for socket in expected["outputs"].values()]
+
+    open_workflow(page, ROOT / "workflows" / "local_blend.json")
+    screenshot(page, f"local_blend_{LANGUAGE}")
+    page.mouse.move(*page.evaluate(PLACE_OF_WIDGET, ["P2PLocalBlendMask", "threshold"]))
+    tooltip = words["P2PLocalBlendMask"]["inputs"]["threshold"]["tooltip"]
+    page.get_by_text(tooltip, exact=True).wait_for()
+    page.screenshot(path=SCREENSHOTS / f"tooltip_{LANGUAGE}.png")
