@@ -7,7 +7,6 @@ the model options when sampling starts, and goes with it.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import inspect
 import itertools
@@ -38,6 +37,7 @@ from .edit import Edit
 from .guidance import Proximal, proximal
 from .invert import Inversion, InversionRun, invert
 from .maps import MapRun, attention_probs, choose_level
+from .noise import SharedNoise
 from .null_text import optimise_null_text, spans_of_steps
 from .preview import SideBySidePreview
 from .prompt import Piece, Prompt, PromptPair, build_prompt, split_edits
@@ -51,7 +51,7 @@ PAIR_KEY = "p2p_pair"  # marks a conditioning with the pair it was made from
 NULL_TEXT_KEY = "p2p_null_text"  # marks a negative with the guidance and noise levels it was optimised for
 STEP_KEY = "p2p_step"  # the step of a model call, read once per call
 CLIP_STREAMS = {"l", "g", "h"}  # CLIP ViT-L, OpenCLIP bigG, OpenCLIP H
-OWN_STEPS = {"dpm_fast_function", "dpm_adaptive_function"}  # samplers that do not keep to the schedule
+OWN_WAY = {"dpm_fast_function", "dpm_adaptive_function", "sample_lcm_upscale"}  # do not keep to the schedule, or size
 SCHEDULERS = tuple(comfy.samplers.KSampler.SCHEDULERS)
 SUPPORTED = "Supported are UNets with cross-attention: SD 1.x, SD 2.x, SDXL and what is derived from them."
 
@@ -409,7 +409,7 @@ def _inversion_run(
     function = getattr(sampler, "sampler_function", None)
     follows = function is k_diffusion.sample_euler
     parameters = inspect.signature(function).parameters if function is not None else {}
-    own_way = "noise_sampler" in parameters or getattr(function, "__name__", "") in OWN_STEPS
+    own_way = "noise_sampler" in parameters or getattr(function, "__name__", "") in OWN_WAY
     if own_way or not (follows or pinned):
         name = getattr(function, "__name__", type(sampler).__name__)
         raise ValueError(
@@ -482,6 +482,7 @@ def _sampling_run(
         work.record.clear()
     pairs = _pairs_of_conditionings(guider.conds, works)
     _refuse_context_windows(guider.model_options)
+    _require_plain_guidance(guider, guidances)
     _require_optimised_for(guider, sigmas.tolist())
     inversion = _inversion_run(next(iter(inversions), None), guider, sampler, sigmas, noise.shape, pairs)
 
@@ -495,7 +496,7 @@ def _sampling_run(
     _install(run, taps, blend_runs, guidances, inversion, guider.model_options)
 
     if rows > 1:
-        sampler = _share_noise(sampler, noise.to(patcher.load_device), sigmas, seed, rows)
+        _share_noise(seeds, rows, guider.model_options)
     if inversion is not None:
         latent_image = inversions[0].image.to(latent_image)
         noise = _noise_to_start(inversion.start, latent_image, sigmas, patcher)
@@ -578,6 +579,16 @@ def _refuse_context_windows(model_options: dict) -> None:
         )
 
 
+def _require_plain_guidance(guider: Any, guidances: Sequence[Proximal]) -> None:
+    others = sorted(set(guider.conds) - {"positive", "negative"})
+    if guidances and others:
+        raise ValueError(
+            f"Wanted a positive and a negative for P2P Proximal Guidance, got {type(guider).__name__} with "
+            f"{', '.join(others)} as well, which computes guidance of its own. Use CFG Guider or KSampler, or remove "
+            "P2P Proximal Guidance."
+        )
+
+
 def _install(
     run: EditRun,
     taps: _MapTaps,
@@ -612,8 +623,10 @@ def _install(
                 outputs = [proximal(guidance, *outputs), outputs[1]]
         return outputs
 
-    def pin_and_blend(args):
-        step, denoised = run.step_of(float(args["sigma"][0])), args["denoised"]
+    def around_prediction(executor, x, timestep, *args, **kwargs):
+        """Outside of all guidance, whichever guider computes it."""
+        denoised = executor(x, timestep, *args, **kwargs)
+        step = run.step_of(float(timestep[0]))
         if pinned is not None:
             denoised = pinned.denoised(denoised, step)
         for blend in blends:
@@ -655,10 +668,7 @@ def _install(
     if guidances:
         model_options["sampler_pre_cfg_function"] = [*model_options.get("sampler_pre_cfg_function", []), guide]
     if blends or pinned is not None:
-        model_options["sampler_post_cfg_function"] = [
-            *model_options.get("sampler_post_cfg_function", []),
-            pin_and_blend,
-        ]
+        add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, around_prediction, model_options, is_model_options=True)
 
 
 def _without_source_in_negative(
@@ -809,45 +819,20 @@ def _program(run: EditRun, hidden: torch.Tensor, length: int | None, extra_optio
 # --------------------------------------------------------------------------------------------------------------- noise
 
 
-def _share_noise(sampler: Any, noise: torch.Tensor, sigmas: torch.Tensor, seed: int | None, rows: int) -> Any:
-    """A copy of the sampler whose fresh noise is equal for all rows of a seed, and what the stock run would draw.
+def _share_noise(seeds: int, rows: int, model_options: dict) -> None:
+    """All rows of a seed get the noise that the stock run would draw for it, whichever sampler draws it, and how."""
+    shared = SharedNoise(seeds, rows)
 
-    Args:
-        noise: (B, C, H, W), the stock run's initial noise, on its device.
-    """
-    function = getattr(sampler, "sampler_function", None)
-    if function is None:
-        return sampler
-    shared = copy.copy(sampler)
-    # With an inpainting mask, ddim would fill the outside with noise that differs between the rows.
-    shared.inpaint_options = {**sampler.inpaint_options, "random": False}
-    if (
-        "noise_sampler" in inspect.signature(function).parameters
-        and "noise_sampler" not in sampler.extra_options
-        and len(sigmas) > 1
+    def around_sampler(executor, *args, **kwargs):
+        with shared:
+            return executor(*args, **kwargs)
+
+    def around_model_call(executor, *args, **kwargs):
+        with shared.paused():
+            return executor(*args, **kwargs)
+
+    for place, wrapper in (
+        (WrappersMP.SAMPLER_SAMPLE, around_sampler),
+        (WrappersMP.CALC_COND_BATCH, around_model_call),
     ):
-        if _calls(function, "BrownianTreeNoiseSampler"):
-            sigmas = sigmas.to(noise.device)
-            on_cpu = not function.__name__.endswith("_gpu")
-            draw = k_diffusion.BrownianTreeNoiseSampler(
-                noise, sigmas[sigmas > 0].min(), sigmas.max(), seed=seed, cpu=on_cpu
-            )
-        else:
-            draw = k_diffusion.default_noise_sampler(noise, seed=seed)
-        shared.extra_options = {
-            **sampler.extra_options,
-            "noise_sampler": lambda sigma, sigma_next: draw(sigma, sigma_next).repeat_interleave(rows, dim=0),
-        }
-    return shared
-
-
-def _calls(function: Callable, name: str, seen: frozenset = frozenset()) -> bool:
-    """Whether a sampler uses ``name``, itself or through another sampler that it calls."""
-    function = inspect.unwrap(function)
-    code = getattr(function, "__code__", None)
-    if code is None or function in seen:
-        return False
-    if name in code.co_names:
-        return True
-    called = (function.__globals__.get(each) for each in code.co_names if each.startswith("sample_"))
-    return any(_calls(each, name, seen | {function}) for each in called if callable(each))
+        add_wrapper_with_key(place, KEY, wrapper, model_options, is_model_options=True)
