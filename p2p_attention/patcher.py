@@ -24,6 +24,7 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy.utils import repeat_to_batch_size
 
 from .attention import (
     RowProgram,
@@ -174,8 +175,9 @@ def _require_unet(model: Any, pair: PromptPair | None) -> None:
     if not isinstance(unet, UNetModel) or model.model.latent_format.latent_dimensions != 2:
         raise ValueError(f"Wanted an image UNet, got the model kind {kind}. {SUPPORTED}")
     blocks = [block for block in unet.modules() if isinstance(block, BasicTransformerBlock)]
-    if any(type(module).__name__ == "SpatialVideoTransformer" for module in unet.modules()):
-        raise ValueError(f"Wanted an image UNet, got the video model {kind}. {SUPPORTED}")
+    _require_no_video(unet)
+    if any(block.disable_self_attn for block in blocks):
+        raise ValueError(f"Wanted a UNet with self-attention in all its transformers, got {kind}. {SUPPORTED}")
     widths = {block.attn2.to_k.in_features for block in blocks if block.attn2 is not None}
     if not widths:
         raise ValueError(f"Wanted a UNet with cross-attention, got {kind} without any. {SUPPORTED}")
@@ -183,6 +185,17 @@ def _require_unet(model: Any, pair: PromptPair | None) -> None:
         raise ValueError(
             f"Wanted a prompt pair of width {min(widths)} for this model ({kind}), got width {pair.context_dim}: it "
             "was made by another model's text encoder. Connect the CLIP of this checkpoint to P2P Prompt Pair."
+        )
+
+
+def _require_no_video(unet: UNetModel) -> None:
+    """Layers over time mix the batch's rows, which are its frames."""
+    kinds = {type(module).__name__ for module in unet.modules()}
+    over_time = sorted(kind for kind in kinds if any(word in kind for word in ("Video", "Motion", "Temporal")))
+    if over_time:
+        raise ValueError(
+            f"Wanted an image UNet, got a video model, with {', '.join(over_time)}. {SUPPORTED} Remove the node that "
+            "adds motion, or use an image checkpoint."
         )
 
 
@@ -440,13 +453,6 @@ def _require_optimised_for(guider: Any, sigmas: Sequence[float]) -> None:
             return
 
 
-def _repeat_null_text(conds: dict[str, list[dict]], rows: int) -> None:
-    """A null-text negative has a context for each picture, which all rows of the picture share."""
-    for cond in (cond for entries in conds.values() for cond in entries):
-        if NULL_TEXT_KEY in cond and len(cond["cross_attn"]) > 1:
-            cond["cross_attn"] = cond["cross_attn"].repeat_interleave(rows, dim=0)
-
-
 def _noise_to_start(start: torch.Tensor, latent: torch.Tensor, sigmas: torch.Tensor, model: Any) -> torch.Tensor:
     """The noise with which the host's scaling begins at ``start`` (B, C, H, W), given the latent image."""
     sampling = model.get_model_object("model_sampling")
@@ -487,7 +493,7 @@ def _sampling_run(
     inversion = _inversion_run(next(iter(inversions), None), guider, sampler, sigmas, noise.shape, pairs)
 
     seeds, rows = noise.shape[0], next(iter(pairs.values())).rows if pairs else 1
-    _repeat_null_text(guider.conds, rows)
+    _repeat_for_rows(guider.conds, seeds, rows)
     size = noise.shape[-2:]
     run = EditRun([work for work in works if isinstance(work, Edit)], pairs, sigmas.tolist())
     maps = {work: [MapRun(each, run.steps) for each in work.requests] for work in (*blends, *recorders)}
@@ -495,13 +501,15 @@ def _sampling_run(
     blend_runs = [BlendRun(work, maps[work], seeds, size, run.steps) for work in blends]
     _install(run, taps, blend_runs, guidances, inversion, guider.model_options)
 
+    _look_at_the_loaded_model(guider.model_options)
     if rows > 1:
         _share_noise(seeds, rows, guider.model_options)
     if inversion is not None:
         latent_image = inversions[0].image.to(latent_image)
         noise = _noise_to_start(inversion.start, latent_image, sigmas, patcher)
-    if denoise_mask is not None and denoise_mask.shape[0] == seeds:
-        denoise_mask = denoise_mask.repeat_interleave(rows, dim=0)
+    if denoise_mask is not None:
+        denoise_mask = denoise_mask.reshape(-1, 1, *denoise_mask.shape[-2:])  # as the host reads it
+        denoise_mask = repeat_to_batch_size(denoise_mask, seeds).repeat_interleave(rows, dim=0)
     if "latent_shapes" in kwargs:
         kwargs["latent_shapes"] = [(shape[0] * rows, *shape[1:]) for shape in kwargs["latent_shapes"]]
     preview = None if callback is None else SideBySidePreview(callback, rows)
@@ -529,6 +537,29 @@ def _sampling_run(
     for work in recorders:
         work.record.put(gather(maps[work][0], taps.areas, size), samples)
     return samples
+
+
+def _look_at_the_loaded_model(model_options: dict) -> None:
+    """Other packs put layers over time into the UNet when it is loaded for the run."""
+
+    def around_sampler(executor, guider, *args, **kwargs):
+        _require_no_video(guider.inner_model.diffusion_model)
+        return executor(guider, *args, **kwargs)
+
+    add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, around_sampler, model_options, is_model_options=True)
+
+
+def _repeat_for_rows(conds: dict[str, list[dict]], seeds: int, rows: int) -> None:
+    """What a conditioning holds for each picture of a batch, all rows of the picture share.
+
+    That may be a text (a null-text negative, a batch of negatives) or a mask; the host itself spreads the latents that
+    inpainting and editing models look at.
+    """
+    for cond in (cond for entries in conds.values() for cond in entries):
+        for name in ("mask",) if PAIR_KEY in cond else ("mask", "cross_attn", "pooled_output"):
+            each = cond.get(name)
+            if torch.is_tensor(each) and 1 < each.shape[0] == seeds and (name != "mask" or each.ndim > 2):
+                cond[name] = each.repeat_interleave(rows, dim=0)
 
 
 def _pairs_of_conditionings(conds: dict[str, list[dict]], works: Sequence[Work]) -> dict[Any, PromptPair]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,19 @@ if __name__ == "__main__":
     real_host.enter()
 
 import torch  # noqa: E402
-from sampling import CFG, DEFAULTS, NO_WINDOW, PHRASE, SOURCE, SWAP, Sampling, latent, relative_error  # noqa: E402
+from sampling import (  # noqa: E402
+    CFG,
+    DEFAULTS,
+    NO_WINDOW,
+    PHRASE,
+    SOURCE,
+    SWAP,
+    Sampling,
+    drawn_once_for,
+    latent,
+    of_rows,
+    relative_error,
+)
 
 PAGE = real_host.PACK / "web" / "docs" / "samplers.md"
 STEPS, SEEDS, SIZE = 3, 2, 8
@@ -245,9 +257,8 @@ class Bench:
 
     def _figures(self, way: Way, alone: torch.Tensor) -> Figures:
         rows = 3
-        many = {"samples": self.image["samples"].repeat_interleave(rows, 0)}
         with drawn_once_for(SEEDS, rows):
-            stock = way.run(self.sampling.model, self.positive, many)
+            stock = way.run(self.sampling.model, self.positive, of_rows(self.image, rows))
         same = way.run(self.unedited, self.same, self.image)
         with self._before_compositing() as before:
             edited = way.run(self.edited, self.positive, self.image)
@@ -284,27 +295,6 @@ class Bench:
 def resized(mask: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
     """For samplers that enlarge the latents."""
     return torch.nn.functional.interpolate(mask, latents.shape[-2:], mode="nearest-exact")
-
-
-@contextmanager
-def drawn_once_for(seeds: int, rows: int) -> Iterator[None]:
-    """The stock run's random numbers for ``seeds``, each repeated for its rows, done by hand for the oracle."""
-    randn, randn_like = torch.randn, torch.randn_like
-
-    def shared_randn(*size, **settings):
-        size = settings.pop("size", size)
-        size = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else size
-        if size[0] != seeds * rows:
-            return randn(size, **settings)
-        return randn((seeds, *size[1:]), **settings).repeat_interleave(rows, 0)
-
-    def shared_randn_like(x):
-        return randn_like(x[:seeds]).repeat_interleave(rows, 0) if len(x) == seeds * rows else randn_like(x)
-
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(torch, "randn", shared_randn))
-        stack.enter_context(mock.patch.object(torch, "randn_like", shared_randn_like))
-        yield
 
 
 # ------------------------------------------------------------------------------------------------------- the table

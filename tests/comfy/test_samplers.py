@@ -10,12 +10,23 @@ import sys
 import pytest
 import torch
 from real_host import PACK
-from sampling import CFG, DEFAULTS, NO_WINDOW, SOURCE, SWAP, Sampling, latent, relative_error
+from sampling import (
+    CFG,
+    DEFAULTS,
+    NO_WINDOW,
+    SOURCE,
+    SWAP,
+    Sampling,
+    drawn_once_for,
+    latent,
+    of_rows,
+    relative_error,
+)
 from small_models import sd15
 
 sys.path.append(str(PACK / "tests" / "bench"))
 import samplers as bench_of_samplers  # noqa: E402
-from samplers import SECTIONS, drawn_once_for  # noqa: E402
+from samplers import SECTIONS  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,7 +95,7 @@ def source_and_stock(sampling, run, image=None, rows=2):
     image = image or latent(2, 8, 8)
     edited = run(sampling.edit(pair, **DEFAULTS), conditioning, image)
     with drawn_once_for(2, rows):
-        stock = run(sampling.model, conditioning, {key: each.repeat_interleave(rows, 0) for key, each in image.items()})
+        stock = run(sampling.model, conditioning, of_rows(image, rows))
     assert relative_error(edited[1::rows], stock[1::rows]) > 1e-3, "the edit does something"
     return edited[::rows], stock[::rows]
 
