@@ -5,7 +5,8 @@
     python dev.py faders            fade a word of every class with the demo model     -> output/faders.png
     python dev.py test [...]        run every test (or hand pytest its arguments: tests/unit -k align)
     python dev.py comfyui [...]     open ComfyUI's page with the pack loaded (arguments go to ComfyUI's main.py)
-    python dev.py bench NAME [...]  cost (time and memory), blend (masks), images (editing real images), judge
+    python dev.py bench NAME [...]  cost (time and memory), blend (masks), images (editing real images), judge,
+                                    samplers (what is exact with each; writes web/docs/samplers.md)
     python dev.py train [...]       train the demo model into .host/train
     python dev.py translations      write locales/*/nodeDefs.json, and say what is still to be translated
     python dev.py release-check     make the archive that is published, and try it in a fresh ComfyUI
@@ -101,7 +102,8 @@ def comfyui(arguments):
 
 
 def bench(arguments):
-    files = {"cost": "cost.py", "blend": "local_blend.py", "images": "real_images.py", "judge": "scene_judge.py"}
+    files = {"cost": "cost.py", "blend": "local_blend.py", "images": "real_images.py", "judge": "scene_judge.py",
+             "samplers": "samplers.py"}
     if not arguments or arguments[0] not in files:
         raise SetupError(f"wanted the name of a bench ({', '.join(files)}), got {' '.join(arguments) or 'none'}.")
     host = Host()

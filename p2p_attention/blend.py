@@ -224,13 +224,13 @@ class BlendRun:
         """z[0] + mask (z* - z[0]) for (B R, C, H, W); exactly z[0] outside the mask and z* inside."""
         if self.mask is None:
             return latents
-        return torch.lerp(self._sources(latents), latents, self.mask.to(latents.dtype))
+        return torch.lerp(self._sources(latents), latents, self._mask_for(latents).to(latents.dtype))
 
     def outside_from_source(self, latents: torch.Tensor) -> torch.Tensor:
         """As ``apply``, but only where the mask is zero; its soft border stays as it is."""
         if self.mask is None:
             return latents
-        return torch.where(self.mask.to(latents.device) > 0, latents, self._sources(latents))
+        return torch.where(self._mask_for(latents) > 0, latents, self._sources(latents))
 
     def result(self) -> BlendMasks:
         """The masks at the end, on the CPU; says so in the log where an edit cannot be seen, or is not held back."""
@@ -248,6 +248,13 @@ class BlendRun:
                 elif mask.min() > 0 and self.blend.threshold > 0 and self.maps:
                     logging.warning(f"P2P Local Blend Mask: the mask of {which} covers all; raise the threshold.")
         return BlendMasks(masks)
+
+    def _mask_for(self, latents: torch.Tensor) -> torch.Tensor:
+        """The mask at the latents' size, which a sampler may enlarge as it goes."""
+        mask = self.mask.to(latents.device)
+        if mask.shape[-2:] == latents.shape[-2:]:
+            return mask
+        return F.interpolate(mask, latents.shape[-2:], mode="nearest-exact")
 
     def _sources(self, latents: torch.Tensor) -> torch.Tensor:
         return latents[:: self.blend.pair.rows].repeat_interleave(self.blend.pair.rows, dim=0)

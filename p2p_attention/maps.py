@@ -79,6 +79,7 @@ class MapRun:
         self.parts = min(request.parts, steps)
         self._steps = steps
         self._sums: dict[tuple[Hashable, int], tuple[torch.Tensor, int]] = {}
+        self._planned: dict[Hashable, tuple[int, int]] = {}
         self._weights: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
@@ -108,9 +109,11 @@ class MapRun:
             step: of the run, from 0.
             probs: (B R, Q, S), averaged over heads.
             grid: (h, w), Q = h w.
-            planned: the grid of this layer when no other node rescales it; maps are brought to it.
+            planned: the grid of this layer when no other node rescales it; maps are brought to that of the
+                conditioning's first call (a sampler may enlarge the latents as it goes).
             states: what is done to the edited rows at this step, or None.
         """
+        planned = self._planned.setdefault(conditioning, planned)
         if self.request.attention == "self" and grid != planned:
             return  # its columns are the layer's own tokens
         columns = self._self_columns if self.request.attention == "self" else self._word_columns

@@ -7,7 +7,6 @@ the model options when sampling starts, and goes with it.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import inspect
 import itertools
@@ -25,6 +24,7 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy.utils import repeat_to_batch_size
 
 from .attention import (
     RowProgram,
@@ -38,6 +38,7 @@ from .edit import Edit
 from .guidance import Proximal, proximal
 from .invert import Inversion, InversionRun, invert
 from .maps import MapRun, attention_probs, choose_level
+from .noise import SharedNoise
 from .null_text import optimise_null_text, spans_of_steps
 from .preview import SideBySidePreview
 from .prompt import Piece, Prompt, PromptPair, build_prompt, split_edits
@@ -52,7 +53,7 @@ NULL_TEXT_KEY = "p2p_null_text"  # marks a negative with the guidance and noise 
 STEP_KEY = "p2p_step"  # the step of a model call, read once per call
 WHOLE_CHUNKS_KEY = "p2p_whole_chunks"  # whether other patches of a model call may take its rows apart by chunks
 CLIP_STREAMS = {"l", "g", "h"}  # CLIP ViT-L, OpenCLIP bigG, OpenCLIP H
-OWN_STEPS = {"dpm_fast_function", "dpm_adaptive_function"}  # samplers that do not keep to the schedule
+OWN_WAY = {"dpm_fast_function", "dpm_adaptive_function", "sample_lcm_upscale"}  # do not keep to the schedule, or size
 SCHEDULERS = tuple(comfy.samplers.KSampler.SCHEDULERS)
 SUPPORTED = "Supported are UNets with cross-attention: SD 1.x, SD 2.x, SDXL and what is derived from them."
 
@@ -175,8 +176,9 @@ def _require_unet(model: Any, pair: PromptPair | None) -> None:
     if not isinstance(unet, UNetModel) or model.model.latent_format.latent_dimensions != 2:
         raise ValueError(f"Wanted an image UNet, got the model kind {kind}. {SUPPORTED}")
     blocks = [block for block in unet.modules() if isinstance(block, BasicTransformerBlock)]
-    if any(type(module).__name__ == "SpatialVideoTransformer" for module in unet.modules()):
-        raise ValueError(f"Wanted an image UNet, got the video model {kind}. {SUPPORTED}")
+    _require_no_video(unet)
+    if any(block.disable_self_attn for block in blocks):
+        raise ValueError(f"Wanted a UNet with self-attention in all its transformers, got {kind}. {SUPPORTED}")
     widths = {block.attn2.to_k.in_features for block in blocks if block.attn2 is not None}
     if not widths:
         raise ValueError(f"Wanted a UNet with cross-attention, got {kind} without any. {SUPPORTED}")
@@ -184,6 +186,17 @@ def _require_unet(model: Any, pair: PromptPair | None) -> None:
         raise ValueError(
             f"Wanted a prompt pair of width {min(widths)} for this model ({kind}), got width {pair.context_dim}: it "
             "was made by another model's text encoder. Connect the CLIP of this checkpoint to P2P Prompt Pair."
+        )
+
+
+def _require_no_video(unet: UNetModel) -> None:
+    """Layers over time mix the batch's rows, which are its frames."""
+    kinds = {type(module).__name__ for module in unet.modules()}
+    over_time = sorted(kind for kind in kinds if any(word in kind for word in ("Video", "Motion", "Temporal")))
+    if over_time:
+        raise ValueError(
+            f"Wanted an image UNet, got a video model, with {', '.join(over_time)}. {SUPPORTED} Remove the node that "
+            "adds motion, or use an image checkpoint."
         )
 
 
@@ -410,7 +423,7 @@ def _inversion_run(
     function = getattr(sampler, "sampler_function", None)
     follows = function is k_diffusion.sample_euler
     parameters = inspect.signature(function).parameters if function is not None else {}
-    own_way = "noise_sampler" in parameters or getattr(function, "__name__", "") in OWN_STEPS
+    own_way = "noise_sampler" in parameters or getattr(function, "__name__", "") in OWN_WAY
     if own_way or not (follows or pinned):
         name = getattr(function, "__name__", type(sampler).__name__)
         raise ValueError(
@@ -439,47 +452,6 @@ def _require_optimised_for(guider: Any, sigmas: Sequence[float]) -> None:
                     f"{len(sigmas) - 1}. Set the sampler as in P2P DDIM Invert."
                 )
             return
-
-
-def _repeat_null_text(conds: dict[str, list[dict]], rows: int) -> None:
-    """A null-text negative has a context for each picture, which all rows of the picture share."""
-    for cond in (cond for entries in conds.values() for cond in entries):
-        if NULL_TEXT_KEY in cond and len(cond["cross_attn"]) > 1:
-            cond["cross_attn"] = cond["cross_attn"].repeat_interleave(rows, dim=0)
-
-
-def _repeat_for_rows(conds: dict[str, list[dict]], seeds: int, rows: int) -> None:
-    """What a conditioning holds for each of several images, all rows of the image share: hints of a ControlNet, masks.
-
-    As many as there are images are one for each image. The host hands others out in the order of the rows: one for
-    all, or one for the source and each edit.
-    """
-    if seeds == 1 or rows == 1:
-        return
-    copies: dict[int, Any] = {}  # conditionings that share a ControlNet go on sharing it
-    for cond in (cond for entries in conds.values() for cond in entries):
-        if cond.get("mask") is not None and len(cond["mask"]) == seeds:
-            cond["mask"] = cond["mask"].repeat_interleave(rows, dim=0)
-        if cond.get("control") is not None:
-            cond["control"] = _control_for_rows(cond["control"], seeds, rows, copies)
-
-
-def _control_for_rows(control: Any, seeds: int, rows: int, copies: dict[int, Any]) -> Any:
-    """The ControlNet, and those before it, or a copy where there is a hint for each image."""
-    if id(control) not in copies:
-        before, hint = control.previous_controlnet, control.cond_hint_original
-        before_for_rows = before and _control_for_rows(before, seeds, rows, copies)
-        own = hint is not None and len(hint) == seeds
-        result = control
-        if own or before_for_rows is not before:
-            result = control.copy().set_previous_controlnet(before_for_rows)
-        if own:
-            result.cond_hint_original = hint.repeat_interleave(rows, dim=0)
-            result.extra_concat_orig = [
-                each.repeat_interleave(rows, dim=0) if len(each) == seeds else each for each in result.extra_concat_orig
-            ]
-        copies[id(control)] = result
-    return copies[id(control)]
 
 
 def _noise_to_start(start: torch.Tensor, latent: torch.Tensor, sigmas: torch.Tensor, model: Any) -> torch.Tensor:
@@ -517,11 +489,11 @@ def _sampling_run(
         work.record.clear()
     pairs = _pairs_of_conditionings(guider.conds, works)
     _refuse_context_windows(guider.model_options)
+    _require_plain_guidance(guider, guidances)
     _require_optimised_for(guider, sigmas.tolist())
     inversion = _inversion_run(next(iter(inversions), None), guider, sampler, sigmas, noise.shape, pairs)
 
     seeds, rows = noise.shape[0], next(iter(pairs.values())).rows if pairs else 1
-    _repeat_null_text(guider.conds, rows)
     _repeat_for_rows(guider.conds, seeds, rows)
     size = noise.shape[-2:]
     run = EditRun([work for work in works if isinstance(work, Edit)], pairs, sigmas.tolist())
@@ -530,13 +502,15 @@ def _sampling_run(
     blend_runs = [BlendRun(work, maps[work], seeds, size, run.steps) for work in blends]
     _install(run, taps, blend_runs, guidances, inversion, guider.model_options)
 
+    _look_at_the_loaded_model(guider.model_options)
     if rows > 1:
-        sampler = _share_noise(sampler, noise.to(patcher.load_device), sigmas, seed, rows)
+        _share_noise(seeds, rows, guider.model_options)
     if inversion is not None:
         latent_image = inversions[0].image.to(latent_image)
         noise = _noise_to_start(inversion.start, latent_image, sigmas, patcher)
-    if denoise_mask is not None and denoise_mask.shape[0] == seeds:
-        denoise_mask = denoise_mask.repeat_interleave(rows, dim=0)
+    if denoise_mask is not None:
+        denoise_mask = denoise_mask.reshape(-1, 1, *denoise_mask.shape[-2:])  # as the host reads it
+        denoise_mask = repeat_to_batch_size(denoise_mask, seeds).repeat_interleave(rows, dim=0)
     if "latent_shapes" in kwargs:
         kwargs["latent_shapes"] = [(shape[0] * rows, *shape[1:]) for shape in kwargs["latent_shapes"]]
     preview = None if callback is None else SideBySidePreview(callback, rows)
@@ -564,6 +538,53 @@ def _sampling_run(
     for work in recorders:
         work.record.put(gather(maps[work][0], taps.areas, size), samples)
     return samples
+
+
+def _look_at_the_loaded_model(model_options: dict) -> None:
+    """Other packs put layers over time into the UNet when it is loaded for the run."""
+
+    def around_sampler(executor, guider, *args, **kwargs):
+        _require_no_video(guider.inner_model.diffusion_model)
+        return executor(guider, *args, **kwargs)
+
+    add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, around_sampler, model_options, is_model_options=True)
+
+
+def _repeat_for_rows(conds: dict[str, list[dict]], seeds: int, rows: int) -> None:
+    """What a conditioning holds for each of several pictures, all rows of the picture share.
+
+    That may be a text (a null-text negative, a batch of negatives), a mask, or hints of a ControlNet. As many as there
+    are pictures are one for each picture. The host hands others out in the order of the rows: one for all, or one for
+    the source and each edit. The latents that inpainting and editing models look at it spreads itself.
+    """
+    if seeds == 1 or rows == 1:
+        return
+    controls: dict[int, Any] = {}  # conditionings that share a ControlNet go on sharing it
+    for cond in (cond for entries in conds.values() for cond in entries):
+        for name in ("mask",) if PAIR_KEY in cond else ("mask", "cross_attn", "pooled_output"):
+            each = cond.get(name)
+            if torch.is_tensor(each) and each.shape[0] == seeds and (name != "mask" or each.ndim > 2):
+                cond[name] = each.repeat_interleave(rows, dim=0)
+        if cond.get("control") is not None:
+            cond["control"] = _control_for_rows(cond["control"], seeds, rows, controls)
+
+
+def _control_for_rows(control: Any, seeds: int, rows: int, copies: dict[int, Any]) -> Any:
+    """The ControlNet, and those before it, or a copy where there is a hint for each picture."""
+    if id(control) not in copies:
+        before, hint = control.previous_controlnet, control.cond_hint_original
+        before_for_rows = before and _control_for_rows(before, seeds, rows, copies)
+        own = hint is not None and len(hint) == seeds
+        result = control
+        if own or before_for_rows is not before:
+            result = control.copy().set_previous_controlnet(before_for_rows)
+        if own:
+            result.cond_hint_original = hint.repeat_interleave(rows, dim=0)
+            result.extra_concat_orig = [
+                each.repeat_interleave(rows, dim=0) if len(each) == seeds else each for each in result.extra_concat_orig
+            ]
+        copies[id(control)] = result
+    return copies[id(control)]
 
 
 def _pairs_of_conditionings(conds: dict[str, list[dict]], works: Sequence[Work]) -> dict[Any, PromptPair]:
@@ -614,6 +635,16 @@ def _refuse_context_windows(model_options: dict) -> None:
         )
 
 
+def _require_plain_guidance(guider: Any, guidances: Sequence[Proximal]) -> None:
+    others = sorted(set(guider.conds) - {"positive", "negative"})
+    if guidances and others:
+        raise ValueError(
+            f"Wanted a positive and a negative for P2P Proximal Guidance, got {type(guider).__name__} with "
+            f"{', '.join(others)} as well, which computes guidance of its own. Use CFG Guider or KSampler, or remove "
+            "P2P Proximal Guidance."
+        )
+
+
 def _install(
     run: EditRun,
     taps: _MapTaps,
@@ -651,8 +682,10 @@ def _install(
                 outputs = [proximal(guidance, *outputs), outputs[1]]
         return outputs
 
-    def pin_and_blend(args):
-        step, denoised = run.step_of(float(args["sigma"][0])), args["denoised"]
+    def around_prediction(executor, x, timestep, *args, **kwargs):
+        """Outside of all guidance, whichever guider computes it."""
+        denoised = executor(x, timestep, *args, **kwargs)
+        step = run.step_of(float(timestep[0]))
         if pinned is not None:
             denoised = pinned.denoised(denoised, step)
         for blend in blends:
@@ -706,10 +739,7 @@ def _install(
     if guidances:
         model_options["sampler_pre_cfg_function"] = [*model_options.get("sampler_pre_cfg_function", []), guide]
     if blends or pinned is not None:
-        model_options["sampler_post_cfg_function"] = [
-            *model_options.get("sampler_post_cfg_function", []),
-            pin_and_blend,
-        ]
+        add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, around_prediction, model_options, is_model_options=True)
 
 
 def _others_see_rows(conds: Sequence[Sequence[dict] | None], transformer_options: dict) -> bool:
@@ -870,45 +900,20 @@ def _program(run: EditRun, hidden: torch.Tensor, length: int | None, extra_optio
 # --------------------------------------------------------------------------------------------------------------- noise
 
 
-def _share_noise(sampler: Any, noise: torch.Tensor, sigmas: torch.Tensor, seed: int | None, rows: int) -> Any:
-    """A copy of the sampler whose fresh noise is equal for all rows of a seed, and what the stock run would draw.
+def _share_noise(seeds: int, rows: int, model_options: dict) -> None:
+    """All rows of a seed get the noise that the stock run would draw for it, whichever sampler draws it, and how."""
+    shared = SharedNoise(seeds, rows)
 
-    Args:
-        noise: (B, C, H, W), the stock run's initial noise, on its device.
-    """
-    function = getattr(sampler, "sampler_function", None)
-    if function is None:
-        return sampler
-    shared = copy.copy(sampler)
-    # With an inpainting mask, ddim would fill the outside with noise that differs between the rows.
-    shared.inpaint_options = {**sampler.inpaint_options, "random": False}
-    if (
-        "noise_sampler" in inspect.signature(function).parameters
-        and "noise_sampler" not in sampler.extra_options
-        and len(sigmas) > 1
+    def around_sampler(executor, *args, **kwargs):
+        with shared:
+            return executor(*args, **kwargs)
+
+    def around_model_call(executor, *args, **kwargs):
+        with shared.paused():
+            return executor(*args, **kwargs)
+
+    for place, wrapper in (
+        (WrappersMP.SAMPLER_SAMPLE, around_sampler),
+        (WrappersMP.CALC_COND_BATCH, around_model_call),
     ):
-        if _calls(function, "BrownianTreeNoiseSampler"):
-            sigmas = sigmas.to(noise.device)
-            on_cpu = not function.__name__.endswith("_gpu")
-            draw = k_diffusion.BrownianTreeNoiseSampler(
-                noise, sigmas[sigmas > 0].min(), sigmas.max(), seed=seed, cpu=on_cpu
-            )
-        else:
-            draw = k_diffusion.default_noise_sampler(noise, seed=seed)
-        shared.extra_options = {
-            **sampler.extra_options,
-            "noise_sampler": lambda sigma, sigma_next: draw(sigma, sigma_next).repeat_interleave(rows, dim=0),
-        }
-    return shared
-
-
-def _calls(function: Callable, name: str, seen: frozenset = frozenset()) -> bool:
-    """Whether a sampler uses ``name``, itself or through another sampler that it calls."""
-    function = inspect.unwrap(function)
-    code = getattr(function, "__code__", None)
-    if code is None or function in seen:
-        return False
-    if name in code.co_names:
-        return True
-    called = (function.__globals__.get(each) for each in code.co_names if each.startswith("sample_"))
-    return any(_calls(each, name, seen | {function}) for each in called if callable(each))
+        add_wrapper_with_key(place, KEY, wrapper, model_options, is_model_options=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
 import torch
 
 STEPS, CFG = 5, 4.0
@@ -74,3 +78,29 @@ def latent(seeds=1, height=20, width=12):
 
 def relative_error(got, wanted):
     return float((got - wanted).abs().max() / wanted.std())
+
+
+def of_rows(image, rows):
+    """A LATENT (or what else holds something for each seed) with each seed repeated for its rows."""
+    return {key: each.repeat_interleave(rows, 0) for key, each in image.items()}
+
+
+@contextmanager
+def drawn_once_for(seeds: int, rows: int) -> Iterator[None]:
+    """The stock run's random numbers for ``seeds``, each repeated for its rows, done by hand for the oracle."""
+    randn, randn_like = torch.randn, torch.randn_like
+
+    def shared_randn(*size, **settings):
+        size = settings.pop("size", size)
+        size = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else size
+        if size[0] != seeds * rows:
+            return randn(size, **settings)
+        return randn((seeds, *size[1:]), **settings).repeat_interleave(rows, 0)
+
+    def shared_randn_like(x):
+        return randn_like(x[:seeds]).repeat_interleave(rows, 0) if len(x) == seeds * rows else randn_like(x)
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(torch, "randn", shared_randn))
+        stack.enter_context(mock.patch.object(torch, "randn_like", shared_randn_like))
+        yield

@@ -1,4 +1,7 @@
-"""Small models of the host's own classes with random weights: SD 1.5, SD 2 and SDXL in miniature."""
+"""Small models of the host's own classes with random weights.
+
+FAMILIES are SD 1.5, SD 2, SDXL and what is derived from them, in miniature; OTHERS are the kinds that cannot be edited.
+"""
 
 from __future__ import annotations
 
@@ -99,4 +102,191 @@ def sdxl():
     return _patcher(model), _clip(comfy.sdxl_clip.SDXLClipModel, comfy.sdxl_clip.SDXLTokenizer, ["l", "g"])
 
 
-FAMILIES = {"sd15": sd15, "sd2": sd2, "sdxl": sdxl}
+def vega():
+    """(model, clip): SDXL with transformers of unequal depth and none in the middle, as the distilled ones have."""
+    import comfy.model_base
+    import comfy.sdxl_clip
+    import comfy.supported_models
+
+    unet = {
+        **UNET,
+        "context_dim": 64,
+        "use_linear_in_transformer": True,
+        "transformer_depth": [0, 1, 2],
+        "transformer_depth_output": [0, 0, 1, 1, 2, 3],
+        "transformer_depth_middle": -1,
+        "adm_in_channels": 32 + 6 * 256,
+        "num_classes": "sequential",
+    }
+    config = comfy.supported_models.Segmind_Vega(unet)
+    config.unet_config["num_head_channels"] = 16
+    model = comfy.model_base.SDXL(config, model_type=comfy.model_base.ModelType.EPS)
+    return _patcher(model), _clip(comfy.sdxl_clip.SDXLClipModel, comfy.sdxl_clip.SDXLTokenizer, ["l", "g"])
+
+
+def refiner():
+    """(model, clip): OpenCLIP bigG alone, pooled rows, sizes and an aesthetic score that differs for the negative."""
+    import comfy.model_base
+    import comfy.sdxl_clip
+    import comfy.supported_models
+
+    unet = {
+        **UNET,
+        "context_dim": 32,
+        "use_linear_in_transformer": True,
+        "transformer_depth": [0, 2, 0],
+        "transformer_depth_output": [0, 0, 2, 2, 0, 0],
+        "adm_in_channels": 32 + 5 * 256,
+        "num_classes": "sequential",
+    }
+    config = comfy.supported_models.SDXLRefiner(unet)
+    config.unet_config["num_head_channels"] = 16
+    model = comfy.model_base.SDXLRefiner(config)
+
+    def tokenizer(**settings):
+        import comfy.sd1_clip
+
+        return comfy.sd1_clip.SD1Tokenizer(clip_name="g", tokenizer=comfy.sdxl_clip.SDXLClipGTokenizer, **settings)
+
+    return _patcher(model), _clip(comfy.sdxl_clip.SDXLRefinerClipModel, tokenizer, ["g"])
+
+
+def unclip():
+    """(model, clip): SD 2.1 that is shown a picture beside the text, through the label embedding."""
+    import comfy.model_base
+    import comfy.supported_models
+    import comfy.text_encoders.sd2_clip as sd2_clip
+
+    unet = {**UNET, "context_dim": 32, "use_linear_in_transformer": True}
+    config = comfy.supported_models.SD21UnclipL({**unet, "adm_in_channels": 2 * 16, "num_classes": "sequential"})
+    config.unet_config["num_head_channels"] = 16
+    noise = {"noise_schedule_config": {"timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}, "timestep_dim": 16}
+    model = comfy.model_base.SD21UNCLIP(config, noise)
+    return _patcher(model), _clip(sd2_clip.SD2ClipModel, sd2_clip.SD2Tokenizer, ["h"])
+
+
+def inpaint():
+    """(model, clip): SD 1.5 whose UNet sees a mask and a masked picture beside the latent, 9 channels."""
+    model, clip = sd15(in_channels=9)
+    model.model.set_inpaint()
+    return model, clip
+
+
+def instruct_pix2pix():
+    """(model, clip): SD 1.5 whose UNet sees the picture to edit beside the latent, 8 channels."""
+    import comfy.model_base
+    import comfy.sd1_clip
+    import comfy.supported_models
+
+    config = comfy.supported_models.SD15_instructpix2pix({**UNET, "context_dim": 32, "in_channels": 8})
+    model = comfy.model_base.SD15_instructpix2pix(config)
+    return _patcher(model), _clip(comfy.sd1_clip.SD1ClipModel, comfy.sd1_clip.SD1Tokenizer, ["l"])
+
+
+FAMILIES = {
+    "sd15": sd15,
+    "sd2": sd2,
+    "sdxl": sdxl,
+    "vega": vega,
+    "refiner": refiner,
+    "unclip": unclip,
+    "inpaint": inpaint,
+    "instruct_pix2pix": instruct_pix2pix,
+}
+
+
+def other(name: str):
+    """A model of another kind, by its class in the host, as small as that class allows."""
+    import comfy.model_base
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    config_name, settings = OTHERS[name]
+    config = getattr(comfy.supported_models, config_name)({**settings, "dtype": torch.float32})
+    if "model_channels" in settings:
+        config.unet_config["num_head_channels"] = 16
+        config.unet_config["num_heads"] = -1
+    model = getattr(comfy.model_base, name)(config)
+    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+VIDEO_UNET = {
+    **UNET,
+    "in_channels": 8,
+    "context_dim": 32,
+    "use_linear_in_transformer": True,
+    "adm_in_channels": 768,
+    "num_classes": "sequential",
+    "use_temporal_attention": True,
+    "use_temporal_resblock": True,
+    "video_kernel_size": [3, 1, 1],
+    "extra_ff_mix_layer": True,
+    "use_spatial_context": True,
+    "merge_strategy": "learned_with_images",
+}
+FLUX = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "vec_in_dim": 32,
+    "context_in_dim": 32,
+    "hidden_size": 64,
+    "mlp_ratio": 2.0,
+    "num_heads": 4,
+    "depth": 1,
+    "depth_single_blocks": 1,
+    "axes_dim": [4, 6, 6],
+    "theta": 10000,
+    "patch_size": 2,
+    "qkv_bias": True,
+    "guidance_embed": False,
+}
+# class in comfy.model_base -> (class in comfy.supported_models, UNet settings)
+OTHERS = {
+    "SD3": ("SD3", {"in_channels": 16, "depth": 2, "adm_in_channels": 32, "context_size": 32}),
+    "Flux": ("Flux", {"image_model": "flux", **FLUX}),
+    "AuraFlow": (
+        "AuraFlow",
+        {"dim": 64, "n_layers": 2, "n_double_layers": 1, "n_heads": 4, "global_conddim": 64, "cond_seq_dim": 32},
+    ),
+    "PixArt": (
+        "PixArtSigma",
+        {"hidden_size": 72, "depth": 1, "num_heads": 4, "caption_channels": 32, "micro_condition": False},
+    ),
+    "HunyuanDiT": ("HunyuanDiT", {"hidden_size": 64, "depth": 4, "num_heads": 4}),
+    "StableCascade_C": (
+        "Stable_Cascade_C",
+        {"c_cond": 32, "c_hidden": [32, 32], "nhead": [2, 2], "blocks": [[1, 1], [1, 1]], "stable_cascade_stage": "c"},
+    ),
+    "StableCascade_B": (
+        "Stable_Cascade_B",
+        {
+            "c_cond": 32,
+            "c_hidden": [32, 32, 32, 32],
+            "nhead": [-1, -1, 2, 2],
+            "blocks": [[1, 1, 1, 1], [1, 1, 1, 1]],
+            "stable_cascade_stage": "b",
+        },
+    ),
+    "Lumina2": (
+        "Lumina2",
+        {"dim": 96, "n_layers": 1, "n_refiner_layers": 1, "n_heads": 4, "cap_feat_dim": 32, "axes_dims": [8, 8, 8]},
+    ),
+    "QwenImage": (
+        "QwenImage",
+        {"num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 32},
+    ),
+    "WAN21": ("WAN21_T2V", {"dim": 64, "ffn_dim": 64, "text_dim": 32, "num_heads": 2, "num_layers": 1}),
+    "LTXV": (
+        "LTXV",
+        {"cross_attention_dim": 64, "attention_head_dim": 16, "num_attention_heads": 4, "caption_channels": 32,
+         "num_layers": 1},
+    ),
+    "SVD_img2vid": ("SVD_img2vid", VIDEO_UNET),
+    "SV3D_u": ("SV3D_u", VIDEO_UNET),
+    "SD_X4Upscaler": (
+        "SD_X4Upscaler",
+        {**UNET, "context_dim": 32, "in_channels": 7, "use_linear_in_transformer": True,
+         "num_res_blocks": [1] * 4, "channel_mult": [1] * 4, "transformer_depth": [1, 1, 1, 0],
+         "transformer_depth_output": [1] * 6 + [0] * 2},
+    ),
+}  # fmt: skip

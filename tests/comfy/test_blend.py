@@ -23,11 +23,6 @@ BLEND = {
     "map_resolution": "auto",
 }
 CAT = {"words": "cat, dog", "map_resolution": "8"}
-SAMPLERS = """euler euler_cfg_pp euler_ancestral euler_ancestral_cfg_pp heun heunpp2 dpm_2 dpm_2_ancestral lms dpm_fast
-dpm_adaptive dpmpp_2s_ancestral dpmpp_2s_ancestral_cfg_pp dpmpp_sde dpmpp_sde_gpu dpmpp_2m dpmpp_2m_cfg_pp dpmpp_2m_sde
-dpmpp_2m_sde_gpu dpmpp_2m_sde_heun dpmpp_2m_sde_heun_gpu dpmpp_3m_sde dpmpp_3m_sde_gpu ddpm lcm ipndm ipndm_v deis
-res_multistep res_multistep_cfg_pp res_multistep_ancestral res_multistep_ancestral_cfg_pp gradient_estimation
-gradient_estimation_cfg_pp er_sde seeds_2 seeds_3 sa_solver sa_solver_pece ddim uni_pc uni_pc_bh2""".split()
 
 
 @pytest.fixture(scope="module")
@@ -81,58 +76,7 @@ def check_outside(samples, masks, edits=1):
         assert not torch.equal(rows[seed, 1 + edit], rows[seed, 0])
 
 
-# ---- every sampler
-
-
-def test_these_are_all_samplers(host):
-    from comfy.samplers import KSampler
-
-    assert SAMPLERS == KSampler.SAMPLERS
-
-
-@pytest.fixture
-def before_compositing(host, monkeypatch):
-    """How far the edited rows were from the source outside their masks when the sampler gave them back.
-
-    Relative to the source's own spread, of the two blends of the last run.
-    """
-    run = host.module("p2p_attention.blend").BlendRun
-    original, drifts = run.outside_from_source, []
-
-    def watched(self, latents):
-        outside = self.mask == 0
-        source = self._sources(latents)
-        drifts.append(float(((latents - source) * outside).abs().max() / source.std()))
-        return original(self, latents)
-
-    monkeypatch.setattr(run, "outside_from_source", watched)
-    return lambda: max(drifts[-2:])
-
-
-# What is left outside for the compositing at the end to take off, in parts of the source's spread. Nothing but rounding
-# for samplers that end in a denoised latent. These end elsewhere (measured here: dpm_fast 0.004, dpm_adaptive 0.02,
-# uni_pc 4e-5); the bounds say that the compositing is a correction there, too, and not the whole blend.
-LEFT = {"dpm_fast": 0.02, "dpm_adaptive": 0.1, "uni_pc": 1e-3, "uni_pc_bh2": 1e-3}
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_outside_is_the_source_for_every_sampler(sampling, swap_and_phrase, sampler, before_compositing):
-    """One edit in a given mask, one in its words'."""
-    conditioning, pair, edited = swap_and_phrase
-    model, given = blend(sampling, pair, edited, edit=1, mask=half_plane())
-    model, words = blend(sampling, pair, model, edit=2, words="cat", map_resolution="8")
-    samples = sample(sampling, model, conditioning, sampler_name=sampler, steps=3)
-    mask = torch.cat([masks_of(given, samples)[:, :1], masks_of(words, samples)[:, 1:]], dim=1)
-    assert torch.equal(mask[0, 0], half_plane()[0])
-    check_outside(samples, mask, edits=2)
-    assert before_compositing() <= LEFT.get(sampler, 1e-6)
-    without = sample(sampling, edited, conditioning, sampler_name=sampler, steps=3)
-    if sampler == "dpm_adaptive":  # chooses its steps by the error of all rows
-        assert relative_error(samples[0], without[0]) < 0.05
-    else:
-        assert torch.equal(samples[0], without[0]), "the source row is as without"
-    for row in (1, 2):
-        assert not torch.equal(samples[row], without[row])
+# ---- inside and outside (every sampler: test_samplers.py)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_sde", "uni_pc", "dpm_fast"])

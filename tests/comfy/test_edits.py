@@ -12,22 +12,15 @@ SAME = SOURCE
 
 
 @pytest.fixture(scope="module")
-def family(request, host):
-    return FAMILIES[request.param]()
-
-
-@pytest.fixture(scope="module")
 def sd15(host):
     return FAMILIES["sd15"]()
 
 
-def float32_floor(sampling, positive, image, rows):
+def float32_floor(sampling, stock, rows):
     """How far the host's float32 attention is from float64 softmax, without any edit."""
     idle = RowEdit(torch.eye(CONTEXT).double(), lambda m: 0 * ones(), lambda m: ones(), NEVER)
     exact = edited_model(sampling.model, [idle] * (rows - 1), self_tokens=0)
-    return relative_error(
-        sampling.stock_rows(positive, rows, image), sampling.stock_rows(positive, rows, image, model=exact)
-    )
+    return relative_error(stock(sampling.model), stock(exact))
 
 
 # ---- the alignments of this file's prompts, by hand: start 0, words from 1, end, padding
@@ -147,7 +140,17 @@ CASES = {
 }
 
 
-def check_against_explicit_softmax(run_node, family, case, seeds=2, height=20, width=12, source_tolerance=0.0):
+def check_against_explicit_softmax(
+    run_node,
+    family,
+    case,
+    seeds=2,
+    height=20,
+    width=12,
+    source_tolerance=0.0,
+    shown=lambda conditioning, rows: conditioning,
+):
+    """``shown`` adds what the model is shown beside the text; ``rows`` of each seed."""
     sampling = Sampling(run_node, *family)
     targets, edits, row_edits = CASES[case]
     positive, pair = sampling.pair(*targets)
@@ -156,15 +159,18 @@ def check_against_explicit_softmax(run_node, family, case, seeds=2, height=20, w
         patched = sampling.edit(pair, node, patched, **inputs)
     image = latent(seeds, height, width)
     rows = 1 + len(targets)
-    got = sampling.ksampler(patched, positive, image)
+    negative = sampling.encode()
+    got = sampling.ksampler(patched, shown(positive, 1), image, shown(negative, 1))
 
-    unedited = sampling.stock_rows(positive, rows, image)
-    oracle = edited_model(sampling.model, row_edits, self_tokens=max(256, height * width // 16))
-    wanted = sampling.stock_rows(positive, rows, image, model=oracle)
+    def stock(model):
+        return sampling.stock_rows(shown(positive, rows), rows, image, shown(negative, rows), model=model)
+
+    unedited = stock(sampling.model)
+    wanted = stock(edited_model(sampling.model, row_edits, self_tokens=max(256, height * width // 16)))
 
     assert got.shape[0] == seeds * rows
     assert relative_error(got[::rows], unedited[::rows]) <= source_tolerance, "the source row is the unedited one"
-    assert relative_error(got, wanted) < 10 * float32_floor(sampling, positive, image, rows)
+    assert relative_error(got, wanted) < 10 * float32_floor(sampling, stock, rows)
     for row in range(1, rows):
         assert relative_error(got[row::rows], unedited[row::rows]) > 1e-2, "the edit does something"
 
@@ -189,8 +195,3 @@ def test_every_attention_back_end(run_node, sd15, backend, case, monkeypatch):
 def test_self_attention_only_in_coarse_layers(run_node, sd15):
     """32 x 20 latents have layers of 640 and 160 tokens: only the second takes part."""
     check_against_explicit_softmax(run_node, sd15, "replace", seeds=1, height=32, width=20)
-
-
-@pytest.mark.parametrize("family", ["sd2", "sdxl"], indirect=True)
-def test_every_family_of_models(run_node, family):
-    check_against_explicit_softmax(run_node, family, "three edits")

@@ -157,23 +157,6 @@ def test_weighted_prompts_align(sampling):
 # ---- samplers
 
 
-@pytest.mark.parametrize(
-    "sampler",
-    ["euler", "heun", "dpm_2", "dpmpp_2m", "uni_pc", "ddim", "dpm_fast", "dpm_adaptive"]
-    + ["euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "lcm", "ddpm", "er_sde", "seeds_2", "sa_solver"]
-    + ["dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde", "dpmpp_2m_sde_gpu"],
-)
-def test_rows_share_their_noise(sampling, sampler):
-    """The same prompt in every row gives the same image in every row, and it is the stock sampler's."""
-    conditioning, pair = sampling.pair(SOURCE)
-    settings = {"sampler_name": sampler, "steps": 3, "image": latent(2, 8, 8)}
-    got = sampling.ksampler(sampling.edit(pair, **NO_WINDOW), conditioning, **settings)
-    stock = sampling.ksampler(sampling.model, sampling.encode(SOURCE), **settings)
-    tolerance = 0.05 if sampler == "dpm_adaptive" else FLOAT32  # it chooses its steps by the whole batch's error
-    assert relative_error(got[::2], stock) < tolerance
-    assert relative_error(got[1::2], got[::2]) < FLOAT32
-
-
 def test_custom_samplers_give_what_ksampler_gives(sampling, run_node):
     conditioning, pair = sampling.pair(SWAP)
     negative, model = sampling.encode(), sampling.edit(pair)
