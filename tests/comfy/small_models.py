@@ -99,4 +99,42 @@ def sdxl():
     return _patcher(model), _clip(comfy.sdxl_clip.SDXLClipModel, comfy.sdxl_clip.SDXLTokenizer, ["l", "g"])
 
 
+def sdxl_refiner():
+    """(model, clip): the bigger of SDXL's text encoders alone, an aesthetic score in the label embedding."""
+    import comfy.model_base
+    import comfy.sdxl_clip
+    import comfy.supported_models
+
+    unet = {
+        **UNET,
+        "context_dim": 32,
+        "use_linear_in_transformer": True,
+        "adm_in_channels": 32 + 5 * 256,
+        "num_classes": "sequential",
+    }
+    config = comfy.supported_models.SDXLRefiner(unet)
+    config.unet_config["num_head_channels"] = 16  # 64 in the real one
+    model = comfy.model_base.SDXLRefiner(config, model_type=comfy.model_base.ModelType.EPS)
+    return _patcher(model), _clip(comfy.sdxl_clip.SDXLRefinerClipModel, _refiner_tokenizer, ["g"])
+
+
+def _refiner_tokenizer(**options):
+    import comfy.sd1_clip
+    import comfy.sdxl_clip
+
+    return comfy.sd1_clip.SD1Tokenizer(clip_name="g", tokenizer=comfy.sdxl_clip.SDXLClipGTokenizer, **options)
+
+
+def control_net(unet):
+    """A ControlNet of the host's for a UNet of this config."""
+    import comfy.cldm.cldm
+    import comfy.controlnet
+
+    config = {key: value for key, value in unet.items() if key != "out_channels"}
+    config["transformer_depth"] = list(config["transformer_depth"])
+    model = comfy.cldm.cldm.ControlNet(hint_channels=3, **config)
+    randomise(model, seed=4)
+    return comfy.controlnet.ControlNet(model, load_device=torch.device("cpu"))
+
+
 FAMILIES = {"sd15": sd15, "sd2": sd2, "sdxl": sdxl}
