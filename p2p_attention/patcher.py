@@ -36,11 +36,12 @@ from .attention import (
     rewrite_self_attention,
 )
 from .blend import Blend, BlendRun
+from .checks import require_between, require_one_of
 from .edit import Edit
 from .guidance import Proximal, proximal
-from .invert import Inversion, InversionRun, invert
+from .invert import DENOISE, ITERATIONS, SOURCE_ROWS, STEPS, Inversion, InversionRun, invert
 from .maps import MapRun, attention_probs, choose_level, row_name
-from .null_text import optimise_null_text, spans_of_steps
+from .null_text import CFG, INNER_STEPS, optimise_null_text, spans_of_steps
 from .preview import SideBySidePreview
 from .prompt import Piece, Prompt, PromptPair, build_prompt, join_prompts, quoted, split_breaks, split_edits
 from .record import Recorder, gather
@@ -147,7 +148,13 @@ def _tokenize_parts(clip: Any, text: str) -> Prompt:
 
 
 def _tokenize(clip: Any, text: str) -> Prompt:
-    streams = clip.tokenize(text, return_word_ids=True)
+    try:
+        streams = clip.tokenize(text, return_word_ids=True)
+    except (RecursionError, UnicodeError, IndexError) as error:  # nested weights, half characters, "embedding:" alone
+        raise ValueError(
+            f"Wanted a prompt that the text encoder can read, got {quoted(text)}: {error}. Look for many nested "
+            "parentheses, for an 'embedding:' without a name, and for broken characters."
+        ) from error
     if not set(streams) <= CLIP_STREAMS:
         raise ValueError(
             f"Wanted a CLIP text encoder, got one with the parts {', '.join(sorted(streams))}. {SUPPORTED} "
@@ -159,13 +166,15 @@ def _tokenize(clip: Any, text: str) -> Prompt:
     ]
     if any(prompt.words != prompts[0].words or prompt.length != prompts[0].length for prompt in prompts):
         raise ValueError(
-            f"Wanted a prompt that both text encoders read alike, got {text!r}. It may name an embedding made for one "
-            "of them only: remove it."
+            f"Wanted a prompt that both text encoders read alike, got {quoted(text)}. It may name an embedding made "
+            "for one of them only: remove it."
         )
     return prompts[0]
 
 
 def _piece(clip: Any, token: int | torch.Tensor, weight: float, group: int) -> Piece:
+    if not math.isfinite(weight):
+        raise ValueError(f"Wanted weights that are numbers, as in (word:1.2), got {weight}. Change it in the prompt.")
     if isinstance(token, numbers.Integral):
         return Piece(int(token), clip.tokenizer.untokenize([(token, weight)])[0][1], group)
     digest = hashlib.sha1(token.detach().float().cpu().numpy().tobytes()).hexdigest()
@@ -394,6 +403,11 @@ def ddim_invert(
     """
     _require_unet(model, None)
     steps, scheduler, denoise = settings
+    require_between("steps", steps, STEPS)
+    require_one_of("scheduler", scheduler, SCHEDULERS)
+    require_between("denoise", denoise, DENOISE)
+    require_between("refine_iterations", refine_iterations, ITERATIONS)
+    require_one_of("source_row", source_row, SOURCE_ROWS)
     sampling = model.get_model_object("model_sampling")
     if isinstance(sampling, comfy.model_sampling.CONST):
         raise ValueError(
@@ -453,6 +467,8 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
     Raises:
         ValueError: the model carries no inversion, or a conditioning is made of several parts.
     """
+    require_between("cfg", cfg, CFG)
+    require_between("inner_steps", inner_steps, INNER_STEPS)
     inversions = [work for work in model.model_options.get(KEY, ()) if isinstance(work, Inversion)]
     if not inversions:
         raise ValueError("Wanted the model that comes from P2P DDIM Invert, got one without an inversion.")
@@ -716,8 +732,8 @@ def _pairs_of_conditionings(conds: dict[str, list[dict]], works: Sequence[Work])
     for pair in (work.pair for work in works if not isinstance(work, Inversion)):
         if pair not in pairs.values():
             raise ValueError(
-                f"Wanted the conditioning of the pair {pair.source.text!r} -> "
-                f"{' | '.join(target.text for target in pair.targets)!r} on the sampler, got none. Connect "
+                f"Wanted the conditioning of the pair {quoted(pair.source.text)} -> "
+                f"{quoted(' | '.join(target.text for target in pair.targets))} on the sampler, got none. Connect "
                 "P2P Prompt Pair's conditioning to the sampler's positive, and its pair to the P2P nodes on the model."
             )
     counts = sorted({pair.rows for pair in pairs.values()})

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
+LONGEST = 64 * 77  # positions of a pair's rows; an edit's matrix has the square of it, 97 MB in float32
 SHOWN_WORDS, SHOWN_LETTERS = 100, 300  # of a long prompt, in a message
 WORD_END = "</w>"  # the CLIP vocabulary marks the last piece of a word with this suffix
 
@@ -75,12 +76,24 @@ class PromptPair:
         targets: the edited prompts (rows 1..).
         context_dim: width of the text encoder's output, to notice a pair that was made for another model.
         tokenize: text -> words, by the tokenizer that made the prompts.
+
+    Raises:
+        ValueError: prompts of so many different lengths that no common one is within reason.
     """
 
     source: Prompt
     targets: tuple[Prompt, ...]
     context_dim: int
     tokenize: Callable[[str], tuple[Word, ...]] = field(compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.length > LONGEST:
+            lengths = ", ".join(str(prompt.length) for prompt in (self.source, *self.targets))
+            raise ValueError(
+                f"Wanted prompts whose lengths have a common multiple of at most {LONGEST} positions, got lengths of "
+                f"{lengths} with {self.length}. Add or remove words until they have the same length (they grow by "
+                "chunks, of 77 in CLIP)."
+            )
 
     def __deepcopy__(self, memo: dict) -> PromptPair:
         return self  # frozen; the host deep-copies what a model carries whenever a node clones it
@@ -107,13 +120,18 @@ class PromptPair:
         """
         wanted = self.tokenize(name)
         if not wanted:
-            raise ValueError(f"Wanted a word of the prompt, got {name!r}, which the text encoder reads as nothing.")
+            raise ValueError(
+                f"Wanted a word of the prompt, got {quoted(name)}, which the text encoder reads as nothing."
+            )
         found = prompt.find(wanted)
-        numbered = re.fullmatch(r"(.*\S)#(\d+)", name.strip())
+        numbered = re.fullmatch(r"(.*\S)#(\d{1,9})", name.strip())
         if found or not numbered:
             return found
         if int(numbered[2]) < 1:
-            raise ValueError(f"Occurrences are counted from 1, got {name!r}. Write {numbered[1]}#1 for the first one.")
+            raise ValueError(
+                f"Occurrences are counted from 1, got {quoted(name)}. Write "
+                f"{numbered[1][-SHOWN_LETTERS:]}#1 for the first one."
+            )
         return prompt.find(self.tokenize(numbered[1]), int(numbered[2]))
 
 
