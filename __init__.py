@@ -12,12 +12,13 @@ async def comfy_entrypoint():
     from .nodes.edit import AttentionRefine, AttentionReplace, ReweightToken
     from .nodes.invert import DDIMInvert, NullTextOptimize, ProximalGuidance
     from .nodes.maps import AttentionMaps, RecordAttention
-    from .nodes.prompt_pair import PromptPair
+    from .nodes.prompt_pair import PairFromConditioning, PromptPair
 
     class PromptToPromptExtension(ComfyExtension):
         async def get_node_list(self):
             return [
                 PromptPair,
+                PairFromConditioning,
                 AttentionReplace,
                 AttentionRefine,
                 ReweightToken,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .model import load_demo_model
-from .pictures import PICTURES, demo_picture
+from .pictures import LAST_SEED, PICTURES, demo_picture
 
 
 class LoadDemoModel(io.ComfyNode):
@@ -51,7 +51,7 @@ class DemoPicture(io.ComfyNode):
                     tooltip="scene: drawn, of the kind the demo model was trained on. still life: like a photograph, and "
                     "unlike anything it knows.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="Which scene."),
+                io.Int.Input("seed", default=0, min=0, max=LAST_SEED, tooltip="Which scene."),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="128 x 128 pixels, the size of the demo model."),

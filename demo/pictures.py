@@ -8,6 +8,7 @@ from .scenes import caption, render, sample_scene
 from .still_life import PICTURE
 
 PICTURES = ("scene", "still life")
+LAST_SEED = 2**31 - 1
 FIRST_SEED = 4_000_000  # training took the seeds from 0 on
 STILL_LIFE = "a ball in orange and a ball in yellow on the sand"  # the nearest that the demo model's words come to it
 
@@ -18,7 +19,13 @@ def demo_picture(kind, seed):
     Args:
         kind: "scene", rendered from ``seed``, or "still life", the one ray-traced picture.
         seed: which scene.
+
+    Raises:
+        ValueError: another kind, or a seed below 0.
     """
+    if kind not in PICTURES or not 0 <= seed <= LAST_SEED:
+        raise ValueError(f"wanted a picture of {', '.join(PICTURES)} and a seed from 0 to {LAST_SEED}, got {kind!r} and "
+                         f"{seed}. Set them so.")
     if kind == "still life":
         picture, text = np.asarray(Image.open(PICTURE).convert("RGB")), STILL_LIFE
     else:

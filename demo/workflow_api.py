@@ -10,7 +10,9 @@ import re
 
 MUTED, BYPASSED = 2, 4
 NOTES = ("Note", "MarkdownNote")
-PASSED_ON = {"P2PNullTextOptimize": "negative"}  # the input that a node's first output is made of, if not its model
+PAIRS = ("P2PPromptPair", "P2PPairFromConditioning")
+# The input that a node's first output is made of, if not its model.
+PASSED_ON = {"P2PNullTextOptimize": "negative", "P2PPairFromConditioning": "target_conditioning"}
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
@@ -123,19 +125,25 @@ def edits(text):
 
 
 def prompt_pair(prompt):
-    """(source, [targets], node id) of the one P2PPromptPair of an API-form prompt."""
-    pairs = [(key, node) for key, node in prompt.items() if node["class_type"] == "P2PPromptPair"]
+    """(source, [targets], node id) of the one prompt pair of an API-form prompt."""
+    pairs = [(key, node) for key, node in prompt.items() if node["class_type"] in PAIRS]
     if len(pairs) != 1:
-        raise ValueError(f"wanted a workflow with one P2PPromptPair, got {len(pairs)}.")
+        raise ValueError(f"wanted a workflow with one {' or '.join(PAIRS)}, got {len(pairs)}.")
     key, pair = pairs[0]
-    return pair["inputs"]["source"].strip(), edits(pair["inputs"]["target"]), key
+    source, target = (_text(prompt, pair["inputs"][name]) for name in ("source", "target"))
+    return source.strip(), edits(target), key
+
+
+def _text(prompt, value):
+    """A text, written on the node or linked from a String node."""
+    return prompt[value[0]]["inputs"]["value"] if _is_link(value) else value
 
 
 def without_p2p(prompt):
     """For each edit, the stock graph that draws its target prompt: what one gets without Prompt-to-Prompt.
 
-    The pair becomes a CLIPTextEncode of that target, MODEL links skip our nodes, and nodes that only make sense with
-    them go. Seeds, sampler and everything else stay.
+    The pair becomes a CLIPTextEncode of that target, or the conditioning that it was made from; MODEL links skip our
+    nodes, and nodes that only make sense with them go. Seeds, sampler and everything else stay.
 
     Returns:
         One API-form prompt per edit, in the order of the edits.
@@ -152,6 +160,8 @@ def without_blend(prompt):
 def _with_stock_nodes(prompt, pair, text):
     ours = {key for key, node in prompt.items()
             if node["class_type"].startswith("P2P") and _is_link(node["inputs"].get("model"))}
+    if prompt[pair]["class_type"] == "P2PPairFromConditioning":
+        return _without(prompt, {*ours, pair}, [pair, 1])
     encode = {"class_type": "CLIPTextEncode", "inputs": {"clip": prompt[pair]["inputs"]["clip"], "text": text}}
     return _without({**prompt, pair: encode}, ours, [pair, 1])
 

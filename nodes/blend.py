@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..p2p_attention.blend import MASK_MODES, local_blend
+from ..p2p_attention.blend import FEATHER, GROW, MASK_MODES, local_blend
 from ..p2p_attention.maps import BRANCHES
 from ..p2p_attention.patcher import attach
 from ..p2p_attention.show import show_masks
@@ -59,16 +59,16 @@ class LocalBlendMask(io.ComfyNode):
                 io.Int.Input(
                     "grow",
                     default=0,
-                    min=0,
-                    max=8,
+                    min=GROW[0],
+                    max=GROW[1],
                     tooltip="How far a word's place is widened, in tokens of the maps (at 16 x 16, 1 is 1/16 of the "
                     "side).",
                 ),
                 io.Float.Input(
                     "feather",
                     default=0.0,
-                    min=0.0,
-                    max=64.0,
+                    min=FEATHER[0],
+                    max=FEATHER[1],
                     step=0.5,
                     tooltip="Soft border around the words' mask, in latent pixels (1 is 8 pixels of the picture).",
                 ),

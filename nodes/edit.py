@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..p2p_attention.edit import Window, refine, replace, reweight
+from ..p2p_attention.edit import SCALES, Window, refine, replace, reweight
 from ..p2p_attention.patcher import attach
 from .prompt_pair import CATEGORY, Pair
 
@@ -122,8 +122,8 @@ class ReweightToken(io.ComfyNode):
                 io.Float.Input(
                     "scale",
                     default=2.0,
-                    min=-20.0,
-                    max=20.0,
+                    min=SCALES[0],
+                    max=SCALES[1],
                     step=0.05,
                     tooltip="Factor on the words' attention: 1 leaves them as they are, 2 doubles, 0 takes them out, "
                     "negative values push the other way.",

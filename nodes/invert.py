@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..p2p_attention.guidance import THRESHOLDS, Proximal
-from ..p2p_attention.invert import SOURCE_ROWS
+from ..p2p_attention.invert import DENOISE, ITERATIONS, SOURCE_ROWS, STEPS
+from ..p2p_attention.null_text import CFG, INNER_STEPS
 from ..p2p_attention.patcher import SCHEDULERS, attach, ddim_invert, null_text
 from .edit import fraction, model_and_pair, model_output
 from .prompt_pair import CATEGORY
@@ -31,7 +32,11 @@ class DDIMInvert(io.ComfyNode):
                 ),
                 io.Latent.Input("latent_image", tooltip="Your picture, from VAE Encode."),
                 io.Int.Input(
-                    "steps", default=50, min=1, max=1000, tooltip="Steps of the sampler that follows; set both alike."
+                    "steps",
+                    default=50,
+                    min=STEPS[0],
+                    max=STEPS[1],
+                    tooltip="Steps of the sampler that follows; set both alike.",
                 ),
                 io.Combo.Input(
                     "scheduler",
@@ -42,8 +47,8 @@ class DDIMInvert(io.ComfyNode):
                 io.Float.Input(
                     "denoise",
                     default=1.0,
-                    min=0.01,
-                    max=1.0,
+                    min=DENOISE[0],
+                    max=DENOISE[1],
                     step=0.01,
                     tooltip="Denoise of the sampler that follows; set both alike. Lower: back only a part of the way, "
                     "so that less can change.",
@@ -51,8 +56,8 @@ class DDIMInvert(io.ComfyNode):
                 io.Int.Input(
                     "refine_iterations",
                     default=3,
-                    min=0,
-                    max=50,
+                    min=ITERATIONS[0],
+                    max=ITERATIONS[1],
                     tooltip="How often a step is corrected, on average. 0 is plain DDIM inversion; each one more is up "
                     "to one model call more per step.",
                 ),
@@ -129,13 +134,17 @@ class NullTextOptimize(io.ComfyNode):
                 io.Float.Input(
                     "cfg",
                     default=7.5,
-                    min=1.0,
-                    max=100.0,
+                    min=CFG[0],
+                    max=CFG[1],
                     step=0.1,
                     tooltip="Of the sampler that follows; set both alike.",
                 ),
                 io.Int.Input(
-                    "inner_steps", default=10, min=1, max=100, tooltip="Most optimisation steps per sampling step."
+                    "inner_steps",
+                    default=10,
+                    min=INNER_STEPS[0],
+                    max=INNER_STEPS[1],
+                    tooltip="Most optimisation steps per sampling step.",
                 ),
             ],
             outputs=[

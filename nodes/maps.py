@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..p2p_attention.maps import BRANCHES, RESOLUTIONS
+from ..p2p_attention.maps import BRANCHES, KINDS, RESOLUTIONS
 from ..p2p_attention.patcher import attach
 from ..p2p_attention.record import record_attention
-from ..p2p_attention.show import STYLES, TIMES, show_maps
+from ..p2p_attention.show import COMPONENTS, STYLES, TIMES, show_maps
 from .edit import model_and_pair, model_output
 from .prompt_pair import CATEGORY
 
@@ -62,8 +62,8 @@ class RecordAttention(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "attention",
-                    options=["cross", "self"],
-                    default="cross",
+                    options=list(KINDS),
+                    default=KINDS[0],
                     tooltip="cross: where each word looks. self: which places belong together.",
                 ),
                 *map_choices(),
@@ -108,7 +108,11 @@ class AttentionMaps(io.ComfyNode):
                 ),
                 io.Int.Input("seed_number", default=1, min=1, max=4096, tooltip="Which image of the batch, from 1."),
                 io.Int.Input(
-                    "components", default=6, min=1, max=64, tooltip="How many components of self-attention to show."
+                    "components",
+                    default=6,
+                    min=COMPONENTS[0],
+                    max=COMPONENTS[1],
+                    tooltip="How many components of self-attention to show.",
                 ),
             ],
             outputs=[

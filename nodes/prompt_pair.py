@@ -1,13 +1,22 @@
-"""P2P Prompt Pair: the source prompt and its edits, encoded as the rows of one conditioning."""
+"""P2P Prompt Pair and P2P Pair From Conditioning: source prompt and edits as the rows of one conditioning."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..p2p_attention.patcher import encode_pair
+from ..p2p_attention.patcher import encode_pair, pair_conditionings
 
 Pair = io.Custom("P2P_PAIR")
 CATEGORY = "Prompt-to-Prompt"
+
+
+def _pair_outputs() -> list[io.Output]:
+    return [
+        io.Conditioning.Output(
+            display_name="conditioning", tooltip="Source and edits, for the sampler's positive input."
+        ),
+        Pair.Output(display_name="pair", tooltip="The two prompts and their words, for the P2P nodes."),
+    ]
 
 
 class PromptPair(io.ComfyNode):
@@ -35,14 +44,52 @@ class PromptPair(io.ComfyNode):
                     "only ---, one image each. Empty: the source alone, for instance to look at its attention maps.",
                 ),
             ],
-            outputs=[
-                io.Conditioning.Output(
-                    display_name="conditioning", tooltip="Source and edits, for the sampler's positive input."
-                ),
-                Pair.Output(display_name="pair", tooltip="The two prompts and their words, for the P2P nodes."),
-            ],
+            outputs=_pair_outputs(),
         )
 
     @classmethod
     def execute(cls, clip, source: str, target: str) -> io.NodeOutput:
         return io.NodeOutput(*encode_pair(clip, source, target))
+
+
+class PairFromConditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="P2PPairFromConditioning",
+            display_name="P2P Pair From Conditioning",
+            category=CATEGORY,
+            description=(
+                "A prompt pair of conditionings that other nodes made: with SDXL's sizes, a ControlNet, a time range, "
+                "another encoder. The texts say what was encoded, so that the words can be found."
+            ),
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder that made the conditionings; it reads the texts."),
+                io.Conditioning.Input(
+                    "source_conditioning",
+                    tooltip="Of the picture you start from. Its row is exactly this conditioning.",
+                ),
+                io.Conditioning.Input(
+                    "target_conditioning",
+                    optional=True,
+                    tooltip="Of the edited picture. Of several edits one after the other, by Conditioning (Combine).",
+                ),
+                io.String.Input(
+                    "source",
+                    multiline=True,
+                    tooltip="The text that source_conditioning was encoded from, of SDXL's two that for g. BREAK where "
+                    "Conditioning (Concat) joined two.",
+                ),
+                io.String.Input(
+                    "target",
+                    multiline=True,
+                    tooltip="The text that target_conditioning was encoded from; of several edits separated by a line "
+                    "that holds only ---.",
+                ),
+            ],
+            outputs=_pair_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, clip, source_conditioning, source, target, target_conditioning=None) -> io.NodeOutput:
+        return io.NodeOutput(*pair_conditionings(clip, source, target, source_conditioning, target_conditioning))

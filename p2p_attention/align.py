@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 
 from .prompt import Prompt, Word
@@ -98,21 +99,27 @@ def align(source: Prompt, target: Prompt) -> Alignment:
 
 def _shared_words(source: Sequence[Word], target: Sequence[Word]) -> list[tuple[int, int]]:
     """Index pairs of equal words on the best path: match +1, mismatch -1, gap -1; of equally good ones the leftmost."""
-    rows, columns = len(source), len(target)
-    # best[i][j] is the score of aligning what follows: source[i:] with target[j:]
-    best = [[-(rows - i) - (columns - j) for j in range(columns + 1)] for i in range(rows + 1)]
-    step = [[1 if a.ids == b.ids else -1 for b in target] for a in source]
+    numbers = {ids: number for number, ids in enumerate(dict.fromkeys(word.ids for word in (*source, *target)))}
+    a, b = (np.array([numbers[word.ids] for word in words], dtype=np.int64) for words in (source, target))
+    rows, columns = len(a), len(b)
+    places = np.arange(columns + 1, dtype=np.int32)
+    # best[i, j] is the score of aligning what follows: source[i:] with target[j:]
+    best = np.empty((rows + 1, columns + 1), dtype=np.int32)
+    best[rows] = places - columns
     for i in reversed(range(rows)):
-        for j in reversed(range(columns)):
-            best[i][j] = max(best[i + 1][j + 1] + step[i][j], best[i + 1][j] - 1, best[i][j + 1] - 1)
+        row = best[i + 1] - 1  # a gap in the target
+        row[:-1] = np.maximum(row[:-1], best[i + 1, 1:] + np.where(b == a[i], 1, -1))
+        # gaps in the source, any number of them: the best of row[k] - (k - j) over k >= j
+        best[i] = np.maximum.accumulate((row - places)[::-1])[::-1] + places
     pairs = []
     i = j = 0
     while i < rows and j < columns:
-        if best[i][j] == best[i + 1][j + 1] + step[i][j]:
-            if step[i][j] == 1:
+        step = 1 if a[i] == b[j] else -1
+        if best[i, j] == best[i + 1, j + 1] + step:
+            if step == 1:
                 pairs.append((i, j))
             i, j = i + 1, j + 1
-        elif best[i][j] == best[i + 1][j] - 1:
+        elif best[i, j] == best[i + 1, j] - 1:
             i += 1
         else:
             j += 1
@@ -125,17 +132,18 @@ def _changed_spans(source: tuple[Word, ...], target: tuple[Word, ...]) -> list[S
     "cat" -> "big dog": dog for cat, big is new. "teddy bear" -> "cat": cat for both. "cat" -> "dog with a hat":
     dog for cat, the phrase is new. "cat on grass" -> "dog under trees": phrase for phrase.
     """
-    if not source or not target:
-        return [Span("removed", (word,), ()) for word in source] + [Span("new", (), (word,)) for word in target]
-    source_head, source_rest = _split_head(source)
-    target_head, target_rest = _split_head(target)
-    paired = min(len(source_head), len(target_head))
-    added = len(target_head) - paired
-    joined = len(source_head) - paired + 1  # surplus source words join the first target word
-    spans = [Span("new", (), (word,)) for word in target_head[:added]]
-    spans.append(Span("swapped", source_head[:joined], (target_head[added],)))
-    spans += [Span("swapped", (a,), (b,)) for a, b in zip(source_head[joined:], target_head[added + 1 :], strict=True)]
-    return spans + _changed_spans(source_rest, target_rest)
+    spans: list[Span] = []
+    while source and target:
+        source_head, source = _split_head(source)
+        target_head, target = _split_head(target)
+        paired = min(len(source_head), len(target_head))
+        added = len(target_head) - paired
+        joined = len(source_head) - paired + 1  # surplus source words join the first target word
+        spans += [Span("new", (), (word,)) for word in target_head[:added]]
+        spans.append(Span("swapped", source_head[:joined], (target_head[added],)))
+        rest = zip(source_head[joined:], target_head[added + 1 :], strict=True)
+        spans += [Span("swapped", (a,), (b,)) for a, b in rest]
+    return spans + [Span("removed", (word,), ()) for word in source] + [Span("new", (), (word,)) for word in target]
 
 
 def _split_head(words: tuple[Word, ...]) -> tuple[tuple[Word, ...], tuple[Word, ...]]:

@@ -21,12 +21,14 @@ import torch
 import torch.nn.functional as F
 
 from .align import CONNECTIVES, align
+from .checks import require_between, require_one_of
 from .edit import chosen_rows
 from .maps import MapRequest, MapRun, WordPositions, find_words, place, spread
-from .prompt import PromptPair, Word, listing, split_names
+from .prompt import PromptPair, Word, listing, quoted, split_names
 from .record import BlendMasks, Record
 
 MASK_MODES = ("replace", "intersect", "union")
+FRACTION, GROW, FEATHER = (0.0, 1.0), (0, 8), (0.0, 64.0)  # least and most
 SAY_NOTHING = CONNECTIVES | {"a", "an", "the"}  # words whose maps have no place of their own
 
 
@@ -67,6 +69,13 @@ class Blend:
     mask: torch.Tensor | None
     mode: Literal["replace", "intersect", "union"]
     record: Record[BlendMasks] = field(default_factory=Record)
+
+    def __post_init__(self) -> None:
+        require_between("threshold", self.threshold, FRACTION)
+        require_between("start", self.start, FRACTION)
+        require_between("grow", self.grow, GROW)
+        require_between("feather", self.feather, FEATHER)
+        require_one_of("mask_mode", self.mode, MASK_MODES)
 
     @property
     def requests(self) -> tuple[MapRequest, ...]:
@@ -142,7 +151,7 @@ def local_blend(
             wanted = [column(side, word) for side in sides for word in included[side]]
             if not wanted:
                 raise ValueError(
-                    f"Wanted words of the source or of edit {row + 1}, got {words!r}, of which none is there. "
+                    f"Wanted words of the source or of edit {row + 1}, got {quoted(words)}, of which none is there. "
                     f"Its words: {listing(pair.targets[row])}. Name one of them, or set edit to the edit that has them."
                 )
         else:
@@ -168,6 +177,12 @@ def _differing_words(pair: PromptPair, row: int) -> list[tuple[int, WordPosition
 
 
 def _checked_mask(mask: torch.Tensor, pair: PromptPair) -> torch.Tensor:
+    if mask.ndim < 2 or not mask.numel() or mask.isnan().any():
+        raise ValueError(
+            f"Wanted a mask of numbers, [masks, height, width], got {list(mask.shape)}"
+            + (" with NaN" if mask.isnan().any() else "")
+            + ". Connect a mask that is not empty, or none."
+        )
     mask = mask.reshape(-1, *mask.shape[-2:])
     edits = len(pair.targets)
     if len(mask) != 1 and len(mask) % edits:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from .align import Alignment, Kind, align
 from .attention import RowState
-from .prompt import PromptPair, listing, split_names
+from .checks import require_between
+from .prompt import PromptPair, listing, quoted, split_names
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Window:
 
 
 NEVER = Window(0.0, 0.0)
-NUMBER = r"\d+\.?\d*|\.\d+"
+NUMBER = r"\d+(?:\.\d*)?|\.\d+"
+SCALES = (-20.0, 20.0)  # of a fader; beyond, attention is noise, or overflows
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def reweight(pair: PromptPair, words: str, scale: float, window: Window, edit: i
     Args:
         pair: the prompts.
         words: target words or phrases, separated by commas or lines; ``word#2`` is the second occurrence.
-        scale: the factor c; the paper uses -2 to 2.
+        scale: the factor c, within SCALES; the paper uses -2 to 2.
         window: when it is in force.
         edit: 0 for every edited prompt, n for the n-th only.
 
@@ -124,6 +126,7 @@ def reweight(pair: PromptPair, words: str, scale: float, window: Window, edit: i
     """
     if not math.isfinite(scale):
         raise ValueError(f"Wanted a finite scale, got {scale}. 1 leaves a word as it is, 0 removes it, 2 doubles it.")
+    require_between("scale", scale, SCALES)
     names = split_names(words)
     if not names:
         raise ValueError("Wanted at least one word to re-weight, got none. Write words of the edited prompt.")
@@ -195,11 +198,11 @@ def parse_word_windows(text: str) -> list[tuple[str, Window]]:
     for line in filter(None, (line.strip() for line in text.splitlines())):
         match = re.fullmatch(rf"(.*\S)\s*:\s*(?:({NUMBER})\s*-\s*)?({NUMBER})", line)
         if not match:
-            raise ValueError(f"Wanted lines 'word: end' or 'word: start-end' as in 'lion: 0.4', got {line!r}.")
+            raise ValueError(f"Wanted lines 'word: end' or 'word: start-end' as in 'lion: 0.4', got {quoted(line)}.")
         try:
             windows.append((match[1], Window(float(match[2] or 0.0), float(match[3]))))
         except ValueError as error:
-            raise ValueError(f"In the line {line!r}: {error}") from None
+            raise ValueError(f"In the line {quoted(line)}: {error}") from None
     return windows
 
 
@@ -224,7 +227,8 @@ def _find_in_targets(pair: PromptPair, name: str, rows: Sequence[int]) -> dict[i
     if not any(found.values()):
         prompts = "; ".join(f"edit {row + 1}: {listing(pair.targets[row])}" for row in rows)
         raise ValueError(
-            f"Wanted a word of the edited prompt, got {name!r}, which is not there (that often). Its words: {prompts}."
+            f"Wanted a word of the edited prompt, got {quoted(name)}, which is not there (that often). Its words: "
+            f"{prompts}."
         )
     return found
 
@@ -236,7 +240,7 @@ def _require_injected(
     classes = {alignments[row].kinds[position] for row, positions in found.items() for position in positions}
     if not classes & kinds:
         raise ValueError(
-            f"{name} takes over the source's map for {' and '.join(sorted(kinds))} words; {word!r} is "
+            f"{name} takes over the source's map for {' and '.join(sorted(kinds))} words; {quoted(word)} is "
             f"{' and '.join(sorted(classes))}, so a window for it has no effect. Remove that line"
             + (", or use P2P Attention Replace." if classes == {"swapped"} else ".")
         )

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from .checks import require_one_of
 from .prompt import PromptPair
 
 THRESHOLDS = ("soft", "hard")
@@ -33,6 +34,7 @@ class Proximal:
     def __post_init__(self) -> None:
         if not 0.0 <= self.quantile <= 1.0:
             raise ValueError(f"Wanted a quantile between 0 and 1, got {self.quantile:g}. ProxEdit uses 0.7.")
+        require_one_of("kind", self.kind, THRESHOLDS)
 
     def __deepcopy__(self, memo: dict) -> Proximal:
         return self  # frozen; the host deep-copies what a model carries whenever a node clones it

@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 
 SOURCE_ROWS = ("pin", "pin-aligned", "free")
+STEPS, ITERATIONS, DENOISE = (1, 1000), (0, 50), (0.01, 1.0)  # least and most
 SAME_SIGMA = 1e-4  # relative: schedules are computed in float32
 CONVERGED = 5e-8  # relative; float32 ends there
 LONGEST = 5  # times the average number of iterations may go into one step

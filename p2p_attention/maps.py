@@ -17,11 +17,13 @@ import torch.nn.functional as F
 
 from .align import align
 from .attention import injects_self_attention
+from .checks import require_one_of
 from .edit import RowState
-from .prompt import Prompt, PromptPair, listing
+from .prompt import Prompt, PromptPair, listing, quoted
 
 RESOLUTIONS = ("auto", "8", "16", "32", "64")
 BRANCHES = ("own", "injected")
+KINDS = ("cross", "self")
 LARGEST_SELF_TOKENS = 4096  # a self-attention map has tokens^2 entries: 32 MB a row in half precision
 BUFFER = 2**24  # entries of per-head maps that exist at a time
 
@@ -54,6 +56,11 @@ class MapRequest:
     resolution: str = "auto"
     branch: Literal["own", "injected"] = "own"
     parts: int = 1
+
+    def __post_init__(self) -> None:
+        require_one_of("attention", self.attention, KINDS)
+        require_one_of("map_resolution", self.resolution, RESOLUTIONS)
+        require_one_of("maps", self.branch, BRANCHES)
 
 
 def attention_probs(query: torch.Tensor, key: torch.Tensor, heads: int) -> torch.Tensor:
@@ -249,7 +256,9 @@ def find_words(pair: PromptPair, names: Sequence[str], rows: Sequence[int]) -> d
         positions = {row: pair.find(name, prompt) for row, prompt in prompts.items()}
         if not any(positions.values()):
             texts = "; ".join(f"{row_name(row)}: {listing(prompt)}" for row, prompt in prompts.items())
-            raise ValueError(f"Wanted words of the prompts, got {name!r}, which is in none. Their words: {texts}.")
+            raise ValueError(
+                f"Wanted words of the prompts, got {quoted(name)}, which is in none. Their words: {texts}."
+            )
         for row in rows:
             if positions[row]:
                 found[row].append(WordPositions(name, positions[row]))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+CFG, INNER_STEPS = (1.0, 100.0), (1, 100)  # least and most
 LEARNING_RATE = 1e-2  # falls by a hundredth of itself with every step (the authors' code)
 GOOD_ENOUGH, MORE_EACH_STEP = 1e-5, 2e-5  # squared error at which a step's optimisation ends (the authors' code)
 

@@ -21,6 +21,8 @@ import comfy.sample
 import comfy.samplers
 import latent_preview
 import torch
+from comfy.controlnet import ControlBase
+from comfy.hooks import HookGroup
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
@@ -34,14 +36,15 @@ from .attention import (
     rewrite_self_attention,
 )
 from .blend import Blend, BlendRun
+from .checks import require_between, require_one_of
 from .edit import Edit
 from .guidance import Proximal, proximal
-from .invert import Inversion, InversionRun, invert
-from .maps import MapRun, attention_probs, choose_level
+from .invert import DENOISE, ITERATIONS, SOURCE_ROWS, STEPS, Inversion, InversionRun, invert
+from .maps import MapRun, attention_probs, choose_level, row_name
 from .noise import SharedNoise
-from .null_text import optimise_null_text, spans_of_steps
+from .null_text import CFG, INNER_STEPS, optimise_null_text, spans_of_steps
 from .preview import SideBySidePreview
-from .prompt import Piece, Prompt, PromptPair, build_prompt, split_edits
+from .prompt import Piece, Prompt, PromptPair, build_prompt, join_prompts, quoted, split_breaks, split_edits
 from .record import Recorder, gather
 from .run import EditRun
 
@@ -78,29 +81,82 @@ def encode_pair(clip: Any, source: str, target: str) -> tuple[list, PromptPair]:
     Raises:
         ValueError: an empty prompt, no CLIP, or a text encoder that is not CLIP.
     """
-    if clip is None:
-        raise ValueError("Wanted a CLIP, got none. The checkpoint may hold no text encoder: connect a Load CLIP node.")
-    texts = (source, *(split_edits(target) if target.strip() else ()))
-    names = ("source", *(f"edit {i}" for i in range(1, len(texts))))
-    prompts = tuple(_tokenize(clip, text) for text in texts)
-    for name, prompt in zip(names, prompts, strict=True):
-        if not prompt.words:
-            raise ValueError(
-                f"Wanted a prompt with at least one word for the {name}, got {prompt.text!r}. "
-                "Edits are separated by a line '---', one prompt each."
-            )
-    schedules = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
-    pair = PromptPair(
-        source=prompts[0],
-        targets=prompts[1:],
-        context_dim=schedules[0][0][0].shape[-1],
-        tokenize=lambda text: _tokenize(clip, text).words,
-    )
+    prompts = _read_prompts(clip, source, target, _tokenize)
+    schedules = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt.text)) for prompt in prompts]
+    pair = _make_pair(clip, prompts, schedules[0][0][0])
     return [_stack_rows(rows, pair) for rows in zip(*schedules, strict=True)], pair
 
 
+def pair_conditionings(
+    clip: Any, source: str, target: str, source_conditioning: list, target_conditioning: list | None = None
+) -> tuple[list, PromptPair]:
+    """Make conditionings that other nodes encoded the rows of one, and a pair of the texts that they say.
+
+    Each row is the conditioning that was given for it. A part of it (Conditioning (Combine) makes several) that is the
+    same for source and edits, while the texts differ, is not of these texts and is left as it is.
+
+    Args:
+        clip: the host's CLIP, to read the texts.
+        source: what ``source_conditioning`` says. ``BREAK`` stands where encodings were joined (Conditioning (Concat)).
+        target: what ``target_conditioning`` says; several edits are separated by a line ``---``; empty for the source
+            alone.
+        source_conditioning: of the picture to edit.
+        target_conditioning: of the edit; of several edits one behind the other, as Conditioning (Combine) puts them.
+
+    Returns:
+        The conditioning (rows: source, edits) and the pair.
+
+    Raises:
+        ValueError: the texts do not fit the conditionings, or something differs that the rows have to share.
+    """
+    prompts = _read_prompts(clip, source, target, _tokenize_parts)
+    sides = [source_conditioning, *_of_each_edit(len(prompts) - 1, len(source_conditioning), target_conditioning)]
+    parts = [list(map(_checked_row, itertools.count(), rows, prompts)) for rows in zip(*sides, strict=True)]
+    pair = _make_pair(clip, prompts, parts[0][0][0])
+    _require_one_width(parts, pair)
+    common = [_is_common(rows, pair) for rows in parts]
+    _require_the_texts(parts, common, pair)
+    _require_shared_extras(parts, common)
+    stacked = [rows[0] if alike else _stack_rows(rows, pair) for rows, alike in zip(parts, common, strict=True)]
+    return stacked, pair
+
+
+def _read_prompts(clip: Any, source: str, target: str, read: Callable[[Any, str], Prompt]) -> tuple[Prompt, ...]:
+    """The source and each edit, tokenised."""
+    if clip is None:
+        raise ValueError("Wanted a CLIP, got none. The checkpoint may hold no text encoder: connect a Load CLIP node.")
+    prompts = tuple(read(clip, text) for text in (source, *split_edits(target)))
+    for row, prompt in enumerate(prompts):
+        if not prompt.words:
+            raise ValueError(
+                f"Wanted a prompt with at least one word for the {row_name(row)}, got {quoted(prompt.text)}. "
+                "Edits are separated by a line '---', one prompt each."
+            )
+    return prompts
+
+
+def _make_pair(clip: Any, prompts: Sequence[Prompt], context: torch.Tensor) -> PromptPair:
+    return PromptPair(
+        source=prompts[0],
+        targets=tuple(prompts[1:]),
+        context_dim=context.shape[-1],
+        tokenize=lambda text: _tokenize(clip, text).words,
+    )
+
+
+def _tokenize_parts(clip: Any, text: str) -> Prompt:
+    """A text whose parts between ``BREAK`` were encoded each by itself."""
+    return join_prompts(text, [_tokenize(clip, part) for part in split_breaks(text)])
+
+
 def _tokenize(clip: Any, text: str) -> Prompt:
-    streams = clip.tokenize(text, return_word_ids=True)
+    try:
+        streams = clip.tokenize(text, return_word_ids=True)
+    except (RecursionError, UnicodeError, IndexError) as error:  # nested weights, half characters, "embedding:" alone
+        raise ValueError(
+            f"Wanted a prompt that the text encoder can read, got {quoted(text)}: {error}. Look for many nested "
+            "parentheses, for an 'embedding:' without a name, and for broken characters."
+        ) from error
     if not set(streams) <= CLIP_STREAMS:
         raise ValueError(
             f"Wanted a CLIP text encoder, got one with the parts {', '.join(sorted(streams))}. {SUPPORTED} "
@@ -112,17 +168,149 @@ def _tokenize(clip: Any, text: str) -> Prompt:
     ]
     if any(prompt.words != prompts[0].words or prompt.length != prompts[0].length for prompt in prompts):
         raise ValueError(
-            f"Wanted a prompt that both text encoders read alike, got {text!r}. It may name an embedding made for one "
-            "of them only: remove it."
+            f"Wanted a prompt that both text encoders read alike, got {quoted(text)}. It may name an embedding made "
+            "for one of them only: remove it."
         )
     return prompts[0]
 
 
 def _piece(clip: Any, token: int | torch.Tensor, weight: float, group: int) -> Piece:
+    if not math.isfinite(weight):
+        raise ValueError(f"Wanted weights that are numbers, as in (word:1.2), got {weight}. Change it in the prompt.")
     if isinstance(token, numbers.Integral):
         return Piece(int(token), clip.tokenizer.untokenize([(token, weight)])[0][1], group)
     digest = hashlib.sha1(token.detach().float().cpu().numpy().tobytes()).hexdigest()
     return Piece(digest, "(embedding)", group)
+
+
+def _of_each_edit(edits: int, parts: int, conditioning: list | None) -> list[list]:
+    """The target conditioning, taken apart into those of the edits, each of as many parts as the source's."""
+    given = len(conditioning or ())
+    if not parts:
+        raise ValueError("Wanted a source_conditioning, got an empty one. Connect the encoding of the source text.")
+    if given != edits * parts:
+        raise ValueError(
+            f"Wanted a target_conditioning of {edits * parts} parts ({edits} edited texts, {parts} parts in the "
+            f"source_conditioning), got {given}. Several edits are separated by a line '---' in target, their "
+            "conditionings combined in that order by Conditioning (Combine). A part that only one side has is combined "
+            "with this node's conditioning instead. Without an edit, leave both target and target_conditioning empty."
+        )
+    return [conditioning[first : first + parts] for first in range(0, given, parts)]
+
+
+def _checked_row(row: int, entry: list, prompt: Prompt) -> list:
+    """One part of one side, after checking that it is one row as its text makes it."""
+    context, extras = entry
+    side = row_name(row)
+    if PAIR_KEY in extras:
+        raise ValueError(
+            f"Wanted the encoding of one text for the {side}, got a prompt pair's conditioning. Connect the encoding "
+            "itself, such as CLIP Text Encode's; several pairs are combined by Conditioning (Combine)."
+        )
+    if not torch.is_tensor(context) or context.ndim != 3 or len(context) != 1:
+        shape = list(context.shape) if torch.is_tensor(context) else type(context).__name__
+        raise ValueError(
+            f"Wanted one row for the {side}, [1, positions, width], got {shape}. Connect the encoding of one text; "
+            "several edits' encodings are combined by Conditioning (Combine)."
+        )
+    if context.shape[1] != prompt.length:
+        raise ValueError(
+            f"Wanted {prompt.length} positions for the {side}, which is what its text {quoted(prompt.text)} takes, got "
+            f"{context.shape[1]}. "
+            + (
+                "Write the whole text that was encoded: BREAK between texts that were joined by Conditioning (Concat), "
+                "or at the end where an encoder added an empty part."
+                if context.shape[1] > prompt.length
+                else "Write the text that was encoded, and no more."
+            )
+        )
+    pooled = extras.get("pooled_output")
+    if pooled is not None and len(pooled) != 1:
+        raise ValueError(
+            f"Wanted one row in the pooled_output of the {side}, got {len(pooled)}. Connect the encoding of one text."
+        )
+    return [context, extras]
+
+
+def _require_one_width(parts: Sequence[Sequence[list]], pair: PromptPair) -> None:
+    for row, (context, _) in ((row, entry) for rows in parts for row, entry in enumerate(rows)):
+        if context.shape[2] != pair.context_dim:
+            raise ValueError(
+                f"Wanted the width of the source's encoding, {pair.context_dim}, for the {row_name(row)}, got "
+                f"{context.shape[2]}: they come from different text encoders. Encode both with the same one."
+            )
+
+
+def _is_common(rows: Sequence[list], pair: PromptPair) -> bool:
+    """Whether a part is the same for all rows though their texts differ: then it says something else than these."""
+    texts = {prompt.ids for prompt in (pair.source, *pair.targets)}
+    return len(texts) > 1 and all(_alike(context, rows[0][0]) for context, _ in rows)
+
+
+def _require_the_texts(parts: Sequence[Sequence[list]], common: Sequence[bool], pair: PromptPair) -> None:
+    """Every part that is not common has to say the texts, as far as it can be known without reading tensors."""
+    said = [rows for rows, alike in zip(parts, common, strict=True) if not alike]
+    for row, prompt in enumerate(pair.targets, 1):
+        if prompt.ids != pair.source.ids and (not said or any(_alike(rows[0][0], rows[row][0]) for rows in said)):
+            raise ValueError(
+                f"Wanted an encoding of {quoted(prompt.text)} for {row_name(row)}, got the same tensors as for the "
+                f"source, {quoted(pair.source.text)}. Connect the edited text's encoding to target_conditioning."
+            )
+    for part, rows in enumerate(said):
+        for other in said[:part]:
+            extras, earlier = rows[0][1], other[0][1]
+            # hooks may change the text encoder, even in the course of a run: one text then has several encodings
+            encoded_alike = "clip_start_percent" not in extras and _alike(extras.get("hooks"), earlier.get("hooks"))
+            if encoded_alike and not all(_alike(a[0], b[0]) for a, b in zip(rows, other, strict=True)):
+                raise ValueError(
+                    f"Wanted parts that all say the same texts ({quoted(pair.source.text)}, ...), got two that say "
+                    "different things. Make a pair of each, P2P Pair From Conditioning before Conditioning (Combine)."
+                )
+
+
+def _require_shared_extras(parts: Sequence[Sequence[list]], common: Sequence[bool]) -> None:
+    """The rows of one conditioning share everything but the context and its pooled row."""
+    for rows, alike in zip(parts, common, strict=True):
+        source = rows[0][1]
+        for row, (_, extras) in enumerate(rows[1:], 1):
+            for key in sorted({*source, *extras}, key=str):
+                wanted, got = source.get(key), extras.get(key)
+                by_row = key == "pooled_output" and not alike and None not in (wanted, got)
+                if by_row and wanted.shape == got.shape or _alike(wanted, got):
+                    continue
+                raise ValueError(
+                    f"Wanted the same {key} for source and {row_name(row)}, which one conditioning shares, got "
+                    f"{_shown(wanted)} and {_shown(got)}. Set both alike, or set it behind P2P Pair From Conditioning, "
+                    "on its conditioning."
+                )
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two values of a conditioning mean the same to the sampler."""
+    if a is b:
+        return True
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return a.shape == b.shape and torch.equal(a, b.to(a))
+    if type(a) is not type(b):
+        return isinstance(a, numbers.Number) and isinstance(b, numbers.Number) and a == b
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_alike(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    if isinstance(a, HookGroup):
+        return _alike(*([(hook, hook.hook_keyframe) for hook in group.hooks] for group in (a, b)))
+    if isinstance(a, ControlBase):  # each Apply ControlNet node makes a copy of its own
+        return _alike(vars(a), vars(b))
+    return (a == b) is True
+
+
+def _shown(value: Any) -> str:
+    """A value of a conditioning, for a message."""
+    if torch.is_tensor(value):
+        return f"a tensor {list(value.shape)}"
+    if value is None or isinstance(value, (numbers.Number, str, tuple)):
+        return "none" if value is None else quoted(value)
+    return f"another {type(value).__name__}"
 
 
 def _stack_rows(rows: Sequence[list], pair: PromptPair) -> list:
@@ -229,6 +417,11 @@ def ddim_invert(
     """
     _require_unet(model, None)
     steps, scheduler, denoise = settings
+    require_between("steps", steps, STEPS)
+    require_one_of("scheduler", scheduler, SCHEDULERS)
+    require_between("denoise", denoise, DENOISE)
+    require_between("refine_iterations", refine_iterations, ITERATIONS)
+    require_one_of("source_row", source_row, SOURCE_ROWS)
     sampling = model.get_model_object("model_sampling")
     if isinstance(sampling, comfy.model_sampling.CONST):
         raise ValueError(
@@ -288,6 +481,8 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
     Raises:
         ValueError: the model carries no inversion, or a conditioning is made of several parts.
     """
+    require_between("cfg", cfg, CFG)
+    require_between("inner_steps", inner_steps, INNER_STEPS)
     inversions = [work for work in model.model_options.get(KEY, ()) if isinstance(work, Inversion)]
     if not inversions:
         raise ValueError("Wanted the model that comes from P2P DDIM Invert, got one without an inversion.")
@@ -594,8 +789,8 @@ def _pairs_of_conditionings(conds: dict[str, list[dict]], works: Sequence[Work])
     for pair in (work.pair for work in works if not isinstance(work, Inversion)):
         if pair not in pairs.values():
             raise ValueError(
-                f"Wanted the conditioning of the pair {pair.source.text!r} -> "
-                f"{' | '.join(target.text for target in pair.targets)!r} on the sampler, got none. Connect "
+                f"Wanted the conditioning of the pair {quoted(pair.source.text)} -> "
+                f"{quoted(' | '.join(target.text for target in pair.targets))} on the sampler, got none. Connect "
                 "P2P Prompt Pair's conditioning to the sampler's positive, and its pair to the P2P nodes on the model."
             )
     counts = sorted({pair.rows for pair in pairs.values()})
@@ -616,7 +811,8 @@ def _require_intact(cond: dict, pair: PromptPair) -> None:
     if got != wanted:
         raise ValueError(
             f"Wanted P2P Prompt Pair's conditioning as it left the node, [rows, tokens, width] = {wanted}, got {got}: "
-            "a node in between changed it. Join the texts in P2P Prompt Pair instead; Conditioning (Combine) works."
+            "a node in between changed it. Join the texts in P2P Prompt Pair instead, or put P2P Pair From "
+            "Conditioning behind that node; Conditioning (Combine) works."
         )
     pooled = cond.get("pooled_output")
     if pooled is not None and pooled.shape[0] != pair.rows:

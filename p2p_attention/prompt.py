@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
+LONGEST = 64 * 77  # positions of a pair's rows; an edit's matrix has the square of it, 97 MB in float32
+SHOWN_WORDS, SHOWN_LETTERS = 100, 300  # of a long prompt, in a message
 WORD_END = "</w>"  # the CLIP vocabulary marks the last piece of a word with this suffix
 
 
@@ -44,6 +46,11 @@ class Prompt:
     padding: tuple[int, ...]
     length: int
 
+    @property
+    def ids(self) -> tuple[tuple[int | str, ...], ...]:
+        """What the prompt says, word by word, in vocabulary ids."""
+        return tuple(word.ids for word in self.words)
+
     def find(self, wanted: Sequence[Word], occurrence: int | None = None) -> tuple[int, ...]:
         """Positions of ``wanted``, a tokenised word or phrase; of its n-th occurrence only if ``occurrence`` is given.
 
@@ -69,12 +76,24 @@ class PromptPair:
         targets: the edited prompts (rows 1..).
         context_dim: width of the text encoder's output, to notice a pair that was made for another model.
         tokenize: text -> words, by the tokenizer that made the prompts.
+
+    Raises:
+        ValueError: prompts of so many different lengths that no common one is within reason.
     """
 
     source: Prompt
     targets: tuple[Prompt, ...]
     context_dim: int
     tokenize: Callable[[str], tuple[Word, ...]] = field(compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.length > LONGEST:
+            lengths = ", ".join(str(prompt.length) for prompt in (self.source, *self.targets))
+            raise ValueError(
+                f"Wanted prompts whose lengths have a common multiple of at most {LONGEST} positions, got lengths of "
+                f"{lengths} with {self.length}. Add or remove words until they have the same length (they grow by "
+                "chunks, of 77 in CLIP)."
+            )
 
     def __deepcopy__(self, memo: dict) -> PromptPair:
         return self  # frozen; the host deep-copies what a model carries whenever a node clones it
@@ -101,19 +120,32 @@ class PromptPair:
         """
         wanted = self.tokenize(name)
         if not wanted:
-            raise ValueError(f"Wanted a word of the prompt, got {name!r}, which the text encoder reads as nothing.")
+            raise ValueError(
+                f"Wanted a word of the prompt, got {quoted(name)}, which the text encoder reads as nothing."
+            )
         found = prompt.find(wanted)
-        numbered = re.fullmatch(r"(.*\S)#(\d+)", name.strip())
+        numbered = re.fullmatch(r"(.*\S)#(\d{1,9})", name.strip())
         if found or not numbered:
             return found
         if int(numbered[2]) < 1:
-            raise ValueError(f"Occurrences are counted from 1, got {name!r}. Write {numbered[1]}#1 for the first one.")
+            raise ValueError(
+                f"Occurrences are counted from 1, got {quoted(name)}. Write "
+                f"{numbered[1][-SHOWN_LETTERS:]}#1 for the first one."
+            )
         return prompt.find(self.tokenize(numbered[1]), int(numbered[2]))
 
 
 def listing(prompt: Prompt) -> str:
     """The words of a prompt, for a message."""
-    return ", ".join(word.text for word in prompt.words)
+    words = ", ".join(word.text for word in prompt.words[:SHOWN_WORDS])
+    more = len(prompt.words) - SHOWN_WORDS
+    return words if more <= 0 else f"{words} and {more} more"
+
+
+def quoted(value: object) -> str:
+    """A text or a value as it was written, for a message; of a long one the beginning."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}... ({len(text)} letters)"
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -122,8 +154,28 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def split_edits(text: str) -> tuple[str, ...]:
-    """The edited prompts in a text box: separated by a line that holds only ``---``."""
-    return tuple(part.strip() for part in re.split(r"(?m)^[ \t]*---[ \t]*\r?$", text))
+    """The edited prompts in a text box: separated by a line that holds only ``---``; none where it is empty."""
+    parts = re.split(r"(?:\A|(?<=[\r\n]))[ \t]*---[ \t]*(?=[\r\n]|\Z)", text)
+    return tuple(part.strip() for part in parts) if text.strip() else ()
+
+
+def split_breaks(text: str) -> tuple[str, ...]:
+    """The parts of a text that were encoded each by itself and then joined: separated by the word ``BREAK``."""
+    return tuple(part.strip() for part in re.split(r"\bBREAK\b", text))
+
+
+def join_prompts(text: str, parts: Sequence[Prompt]) -> Prompt:
+    """Prompts that stand one behind the other in one context, as Conditioning (Concat) joins their encodings."""
+    words: list[Word] = []
+    specials: dict[str, list[int]] = {"starts": [], "ends": [], "padding": []}
+    length = 0
+    for part in parts:
+        for word in part.words:
+            words.append(Word(word.text, word.ids, tuple(position + length for position in word.positions)))
+        for name, positions in specials.items():
+            positions += [position + length for position in getattr(part, name)]
+        length += part.length
+    return Prompt(text, tuple(words), **{name: tuple(each) for name, each in specials.items()}, length=length)
 
 
 def build_prompt(text: str, chunks: Iterable[Sequence[Piece]]) -> Prompt:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
-from .maps import row_name
+from .checks import require_between, require_one_of
+from .maps import MapRequest, row_name
 from .record import AttentionMaps, BlendMasks, Record
 from .sheet import SheetRow, Tile, contact_sheet, heat_map, overlay
 
 STYLES = ("overlay", "heat map")
 TIMES = ("whole run", "early, middle, late")
 PARTS = ("early steps", "middle steps", "late steps")
+COMPONENTS = (1, 64)  # least and most
+LARGEST_SHEET = 2**28  # pixels of all its maps at the pictures' size: 1 GB of masks and 3 GB of tiles
 PIXELS = 8  # of the picture per latent pixel, where no picture is connected
 OUTSIDE = 0.25  # brightness of what a mask leaves out
 
@@ -69,6 +74,9 @@ def show_maps(
     Raises:
         ValueError: the record or the images are of another run, or there is no such image.
     """
+    require_one_of("style", style, STYLES)
+    require_one_of("time", time, TIMES)
+    require_between("components", components, COMPONENTS)
     content = record.take(samples)
     seeds = content.maps.shape[1]
     if not 1 <= seed_number <= seeds:
@@ -78,6 +86,7 @@ def show_maps(
     if time == TIMES[0]:
         shares = torch.tensor(content.shares).view(-1, 1, 1, 1, 1)
         maps = (maps * shares).sum(dim=0, keepdim=True)
+    _require_room(maps, content.request, components, size)
     pair, rows, shown = content.request.pair, [], []
     for row, prompt in enumerate((pair.source, *pair.targets)):
         picture = None
@@ -95,6 +104,18 @@ def show_maps(
                 tiles.append(Tile(label, overlay(each, picture) if over else heat_map(each, *size)))
             rows.append(SheetRow(f"{row_name(row)}{when}: {prompt.text}", tuple(tiles)))
     return contact_sheet(rows), torch.stack(shown).clamp(0.0, 1.0)
+
+
+def _require_room(maps: torch.Tensor, request: MapRequest, components: int, size: tuple[int, int]) -> None:
+    """``maps``: (P, R, K, h, w)."""
+    parts, rows, columns = maps.shape[:3]
+    count = parts * rows * (columns if request.attention == "cross" else min(components, columns))
+    room = LARGEST_SHEET // math.prod(size)
+    if count > room:
+        raise ValueError(
+            f"Wanted at most {room} maps of {size[0]} x {size[1]} pixels on a sheet, got {count}. Name fewer words in "
+            f"P2P Record Attention, set time to {TIMES[0]}, or leave images empty."
+        )
 
 
 def _named_maps(

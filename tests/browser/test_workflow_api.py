@@ -146,6 +146,19 @@ def test_without_p2p(prompt):
     assert set(dog) == set(fox) == {"1", "2", "5", "6", "7", "8"}
 
 
+def test_a_pair_of_conditionings(prompt):
+    """Its texts may come from String nodes; without our nodes the target's conditioning goes to the sampler."""
+    prompt["11"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": ["12", 0]}}
+    prompt["12"] = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a dog"}}
+    prompt["2"] = {"class_type": "P2PPairFromConditioning", "inputs": {
+        "clip": ["1", 1], "source_conditioning": ["5", 0], "target_conditioning": ["11", 0], "source": "a cat",
+        "target": ["12", 0]}}
+    assert prompt_pair(prompt) == ("a cat", ["a dog"], "2")
+    (dog,) = without_p2p(prompt)
+    assert dog["6"]["inputs"] == {"model": ["1", 0], "positive": ["11", 0], "negative": ["5", 0], "seed": 3}
+    assert set(dog) == {"1", "5", "6", "7", "8", "11", "12"}
+
+
 def test_without_blend(prompt):
     prompt["11"] = {"class_type": "P2PLocalBlendMask", "inputs": {"model": ["4", 0], "pair": ["2", 1]}}
     prompt["12"] = {"class_type": "P2PShowBlendMask", "inputs": {"masks": ["11", 1], "latent": ["6", 0]}}

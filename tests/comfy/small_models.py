@@ -183,6 +183,20 @@ def instruct_pix2pix():
     return _patcher(model), _clip(comfy.sd1_clip.SD1ClipModel, comfy.sd1_clip.SD1Tokenizer, ["l"])
 
 
+def control_net(unet):
+    """A ControlNet of the host's for a UNet of this config."""
+    import comfy.cldm.cldm
+    import comfy.controlnet
+    import comfy.ops
+
+    config = {key: value for key, value in unet.items() if key not in ("out_channels", "transformer_depth_output")}
+    config["transformer_depth"] = list(config["transformer_depth"])
+    net = comfy.cldm.cldm.ControlNet(hint_channels=3, **config, operations=comfy.ops.manual_cast)
+    net.dtype = torch.float32
+    randomise(net, seed=4)
+    return comfy.controlnet.ControlNet(net, load_device=torch.device("cpu"))
+
+
 FAMILIES = {
     "sd15": sd15,
     "sd2": sd2,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from sampling import DEFAULTS, NO_WINDOW, PHRASE, SOURCE, SWAP, Sampling, latent, relative_error
-from small_models import UNET, randomise, sd15
+from small_models import UNET, control_net, randomise, sd15
 
 FLOAT32 = 1e-3  # the same sum in another order, through all steps; an edit that differs is off by far more
 ALWAYS = {"cross_start": 0.0, "cross_end": 1.0, "self_start": 0.0, "self_end": 1.0}
@@ -92,7 +92,7 @@ def image_prompt(sampling, model):
 
 
 def attention_couple(sampling, model):
-    """As packs for regional prompts do it: the positive's rows again for another prompt, one half of the picture each."""
+    """As packs for regional prompts do it: the positive's rows again for another prompt, half of the picture each."""
     patched, other = model.clone(), sampling.encode("a tree")[0][0]
 
     def expand(n, context, value, options):
@@ -239,17 +239,8 @@ def with_hooks(sampling, conditioning):
 
 
 @pytest.fixture(scope="module")
-def control_net(sampling):
-    import comfy.cldm.cldm
-    import comfy.controlnet
-    import comfy.ops
-
-    config = dict(sampling.model.model.model_config.unet_config)
-    del config["out_channels"], config["transformer_depth_output"]
-    net = comfy.cldm.cldm.ControlNet(**config, hint_channels=3, operations=comfy.ops.manual_cast)
-    net.dtype = torch.float32
-    randomise(net, seed=6)
-    return comfy.controlnet.ControlNet(net, load_device=torch.device("cpu"))
+def control(sampling):
+    return control_net(sampling.model.model.model_config.unet_config)
 
 
 def hints(count, seed=7):
@@ -257,13 +248,13 @@ def hints(count, seed=7):
     return torch.rand(count, height * 8, width * 8, 3, generator=torch.Generator().manual_seed(seed))
 
 
-def controlled(sampling, control_net, image, positive, negative=None, strength=1.0, node="ControlNetApplyAdvanced"):
+def controlled(sampling, control, image, positive, negative=None, strength=1.0, node="ControlNetApplyAdvanced"):
     if node == "ControlNetApply":
-        return sampling.run_node(node, conditioning=positive, control_net=control_net, image=image, strength=strength)[
+        return sampling.run_node(node, conditioning=positive, control_net=control, image=image, strength=strength)[
             0
         ], negative
     return sampling.run_node(
-        node, positive=positive, negative=negative, control_net=control_net, image=image, strength=strength,
+        node, positive=positive, negative=negative, control_net=control, image=image, strength=strength,
         start_percent=0.0, end_percent=0.8,
     )  # fmt: skip
 
@@ -346,11 +337,11 @@ def test_conditioning_nodes(sampling, three, plain, name):
 
 @pytest.mark.parametrize("images", [1, 4])
 @pytest.mark.parametrize("node", ["ControlNetApply", "ControlNetApplyAdvanced"])
-def test_control_net(sampling, three, plain, control_net, node, images):
+def test_control_net(sampling, three, plain, control, node, images):
     """A hint for all rows, or one for each; on both sides (advanced), or on the positive alone."""
     conditioning, pair = three
     negative = sampling.encode()
-    positive, negative = controlled(sampling, control_net, hints(images), conditioning, negative, node=node)
+    positive, negative = controlled(sampling, control, hints(images), conditioning, negative, node=node)
     wanted = stock(sampling, sampling.model, positive, negative=negative)
     assert relative_error(wanted, plain) > 1e-2
     idle = sampling.edit(pair, **NO_WINDOW)
@@ -363,21 +354,21 @@ def test_control_net(sampling, three, plain, control_net, node, images):
         assert relative_error(got[3], got[0]) > FLOAT32
 
 
-def test_a_control_hint_for_each_image_is_all_its_rows(sampling, three, control_net):
+def test_a_control_hint_for_each_image_is_all_its_rows(sampling, three, control):
     """Three images of four rows, with three hints: each image is what it is alone, with its own hint."""
     conditioning, pair = three
     model, images, image = chained(sampling, pair, sampling.model), hints(3), latent(3, *SIZE)
     image["batch_index"] = [0, 1, 2]
-    first, negative = controlled(sampling, control_net, images, conditioning, sampling.encode())
-    both, negative = controlled(sampling, control_net, hints(1, 9), first, negative)
+    first, negative = controlled(sampling, control, images, conditioning, sampling.encode())
+    both, negative = controlled(sampling, control, hints(1, 9), first, negative)
     together = sampling.ksampler(model, both, image, negative=negative)
     for seed in range(3):
-        alone, negative = controlled(sampling, control_net, images[seed : seed + 1], conditioning, sampling.encode())
-        alone, negative = controlled(sampling, control_net, hints(1, 9), alone, negative)
+        alone, negative = controlled(sampling, control, images[seed : seed + 1], conditioning, sampling.encode())
+        alone, negative = controlled(sampling, control, hints(1, 9), alone, negative)
         one = {"samples": image["samples"][:1], "batch_index": [seed]}
         wanted = sampling.ksampler(model, alone, one, negative=negative)
         assert relative_error(together[4 * seed : 4 * seed + 4], wanted) < FLOAT32
-    assert control_net.cond_hint_original is None, "the graph's own is left as it was"
+    assert control.cond_hint_original is None, "the graph's own is left as it was"
 
 
 def test_a_mask_for_each_image_is_all_its_rows(sampling, three, run_node):
@@ -436,9 +427,13 @@ def clip_with_embedding(sampling, clip, folder):
     return clip
 
 
+def clip_skip(sampling, clip, folder):
+    return sampling.run_node("CLIPSetLastLayer", clip=clip, stop_at_clip_layer=-2)[0]
+
+
 CLIPS = {
     "LoRA": clip_with_lora,
-    "CLIP skip": lambda sampling, clip, folder: sampling.run_node("CLIPSetLastLayer", clip=clip, stop_at_clip_layer=-2)[0],
+    "CLIP skip": clip_skip,
     "LoRA by hooks, scheduled": clip_with_hooks,
     "textual inversion": clip_with_embedding,
 }  # fmt: skip

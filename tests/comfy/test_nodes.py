@@ -9,6 +9,7 @@ from real_host import PACK
 
 NODES = [
     "P2PPromptPair",
+    "P2PPairFromConditioning",
     "P2PAttentionReplace",
     "P2PAttentionRefine",
     "P2PReweightToken",

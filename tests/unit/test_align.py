@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import time
+
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from p2p_attention.align import align
+from p2p_attention.align import _shared_words, align
 from p2p_attention.prompt import Prompt
 
 VOCABULARY = "a the red cat big mirror elephant squirrels with on ,".split()
@@ -124,6 +127,58 @@ def test_spans_cover_both_prompts_in_order(toy, source, target):
         assert span.kind != "shared" or [word.ids for word in span.source] == [word.ids for word in span.target]
         assert (span.kind == "removed") == (not span.target)
         assert (span.kind == "new") == (not span.source)
+
+
+def shared_words_cell_by_cell(source, target):
+    """The alignment's dynamic programme as it is usually written (Needleman and Wunsch 1970)."""
+    rows, columns = len(source), len(target)
+    best = [[-(rows - i) - (columns - j) for j in range(columns + 1)] for i in range(rows + 1)]
+    step = [[1 if a.ids == b.ids else -1 for b in target] for a in source]
+    for i in reversed(range(rows)):
+        for j in reversed(range(columns)):
+            best[i][j] = max(best[i + 1][j + 1] + step[i][j], best[i + 1][j] - 1, best[i][j + 1] - 1)
+    pairs = []
+    i = j = 0
+    while i < rows and j < columns:
+        if best[i][j] == best[i + 1][j + 1] + step[i][j]:
+            if step[i][j] == 1:
+                pairs.append((i, j))
+            i, j = i + 1, j + 1
+        elif best[i][j] == best[i + 1][j] - 1:
+            i += 1
+        else:
+            j += 1
+    return pairs
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=30), st.lists(st.sampled_from("abcd"), max_size=30))
+def test_shared_words_are_those_of_the_programme_cell_by_cell(toy, source, target):
+    source, target = (toy.words(" ".join(letters)) for letters in (source, target))
+    assert _shared_words(source, target) == shared_words_cell_by_cell(source, target)
+
+
+def test_shared_words_of_long_prompts(toy):
+    pick = random.Random(1).choices
+    source, target = (toy.words(" ".join(pick(VOCABULARY, k=count))) for count in (300, 260))
+    assert _shared_words(source, target) == shared_words_cell_by_cell(source, target)
+
+
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, ["with"], [f"w{i}" for i in range(3000)]])
+def test_two_thousand_words_take_no_time(toy, vocabulary):
+    pick = random.Random(2).choices
+    source, target = (toy.prompt(" ".join(pick(vocabulary, k=2000)), 77) for _ in range(2))
+    began = time.process_time()
+    alignment = align(source, target)
+    assert alignment.matrix.shape == (source.length, target.length)
+    assert len(alignment.kinds) == target.length
+    assert time.process_time() - began < 2
+
+
+def test_a_long_row_of_phrases_with_nothing_in_common(toy):
+    """As many phrases as there are connectives, one after the other."""
+    alignment = align(toy.prompt("cat with " * 1500), toy.prompt("dog under " * 1500))
+    assert {span.kind for span in alignment.spans} == {"swapped"}
+    assert len(alignment.spans) == 3000
 
 
 # ---- the matrix

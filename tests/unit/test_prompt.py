@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p_attention.prompt import Piece, build_prompt, split_edits
+from p2p_attention.prompt import Piece, build_prompt, join_prompts, listing, quoted, split_breaks, split_edits
 
 TEXTS = st.lists(st.sampled_from("a the red mirror elephant squirrels (dog:1.2) embedding:glow ,".split()), max_size=12)
 
@@ -198,8 +198,47 @@ def test_pairs_are_equal_by_their_prompts_and_survive_a_deep_copy(toy):
         ("a dog\n---\n", ("a dog", "")),  # the empty edit is refused where it is encoded
         ("---\na dog", ("", "a dog")),
         ("a dog\n\n---\n\n---\na cow", ("a dog", "", "a cow")),
-        ("", ("",)),
+        ("", ()),
+        (" \r\n", ()),
+        ("---", ("", "")),
+        ("a cat\r---\ra dog", ("a cat", "a dog")),
+        ("a cat\r\n\t---\t\r\na dog", ("a cat", "a dog")),
+        ("a cat\n--- a dog\n----\n- --", ("a cat\n--- a dog\n----\n- --",)),
     ],
 )
 def test_split_edits(text, edits):
     assert split_edits(text) == edits
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a cat", ("a cat",)),
+        ("a cat BREAK a dog", ("a cat", "a dog")),
+        ("a cat\nBREAK\na dog BREAK", ("a cat", "a dog", "")),
+        ("BREAKfast break a_BREAK", ("BREAKfast break a_BREAK",)),
+        ("", ("",)),
+    ],
+)
+def test_split_breaks(text, parts):
+    assert split_breaks(text) == parts
+
+
+@given(st.lists(TEXTS.map(" ".join), min_size=1, max_size=3))
+def test_joined_prompts_stand_one_behind_the_other(toy, texts):
+    """As the chunks of all of them, read at once; only an embedding's segments may meet, which joining keeps apart."""
+    joined = join_prompts("", [toy.prompt(text) for text in texts])
+    chunks = [chunk for number, text in enumerate(texts) for chunk in numbered(toy.chunks(text, 16), number)]
+    assert joined == build_prompt("", chunks)
+
+
+def numbered(chunks, text):
+    """Segment numbers that no other text has."""
+    return [[piece._replace(group=piece.group and piece.group + 100 * text) for piece in chunk] for chunk in chunks]
+
+
+def test_long_prompts_are_shortened_in_messages(toy):
+    assert listing(toy.prompt("a cat")) == "a, cat"
+    assert listing(toy.prompt("a " * 120)).endswith("a, a and 20 more")
+    assert quoted("a cat") == "'a cat'"
+    assert quoted("a" * 1000) == "'" + "a" * 299 + "... (1002 letters)"
