@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Everything a developer does with this pack, one command each. Needs Python 3.11 or newer, and nothing else.
 
-    python dev.py demo              make the pictures of workflows/*.json in a real ComfyUI  -> output/*.png
+    python dev.py demo [...]        make the pictures of workflows/*.json in a real ComfyUI  -> output/*.png
+                                    (--docs: -> web/docs/images, and the thumbnails of the template browser)
     python dev.py faders            fade a word of every class with the demo model     -> output/faders.png
     python dev.py test [...]        run every test (or hand pytest its arguments: tests/unit -k align)
     python dev.py comfyui [...]     open ComfyUI's page with the pack loaded (arguments go to ComfyUI's main.py)

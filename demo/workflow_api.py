@@ -73,6 +73,11 @@ def to_api(workflow, object_info):
     return prompt
 
 
+def uses_demo_model(workflow):
+    """Does a saved workflow take its model from this pack, so that it runs without a checkpoint?"""
+    return any(node["type"] == "P2PLoadDemoModel" for node in workflow["nodes"])
+
+
 def _is_virtual(node):
     return node["type"] in NOTES or node["type"] in ("Reroute", "PrimitiveNode")
 

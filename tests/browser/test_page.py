@@ -14,6 +14,7 @@ from PIL import Image, ImageChops, ImageStat
 from workflow_api import prompt_pair, to_api
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 SCREENSHOTS = ROOT / ".host" / "run" / "screenshots"
 PATIENCE_MS = 180_000  # a slow machine builds the page for a minute
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -97,6 +98,19 @@ def test_the_workflows_are_offered_as_templates(server):
     assert set(server.get("/api/workflow_templates")[PACK]) == {path.stem for path in WORKFLOWS}
 
 
+def test_the_template_browser_shows_our_thumbnails(page):
+    page.evaluate("window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_role("dialog").get_by_placeholder("Search").first.fill("softer_constraint")
+    card = page.locator("[data-testid=template-workflow-softer_constraint]")
+    card.locator("img").first.wait_for()
+    page.wait_for_function("() => document.querySelector('[data-testid=template-workflow-softer_constraint] img')"
+                           ".naturalWidth === 384")
+    screenshot(page, "templates")
+    card.click()
+    page.wait_for_function("window.app.graph.nodes.filter(n => n.type === 'P2PAttentionReplace').length === 4")
+    assert page.complaints == []
+
+
 def test_every_node_has_a_help_page(server):
     ours = [name for name in server.get("/object_info") if name.startswith("P2P")]
     assert ours
@@ -161,6 +175,44 @@ def test_run_makes_the_pictures(page, server, name):
         page.wait_for_function("([id, count]) => window.app.graph.getNodeById(id).imgs?.length === count",
                                arg=[int(node), len(images)])
     screenshot(page, f"{name}_done")
+    assert page.complaints == []
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_a_blueprint_is_found_added_and_run(page, server, path):
+    """As a user does: double-click, its name, Enter; then connect it to what it lacks."""
+    page.evaluate("window.app.graph.clear()")
+    page.mouse.dblclick(800, 450)
+    page.get_by_placeholder("Search Nodes").first.fill(path.stem)
+    page.get_by_text(path.stem, exact=True).first.wait_for()
+    page.keyboard.press("Enter")
+    page.wait_for_function("name => window.app.graph.nodes[0]?.title === name", arg=path.stem)
+    page.evaluate("""() => {
+        const graph = window.app.graph, edit = graph.nodes[0];
+        const add = type => { const node = LiteGraph.createNode(type); graph.add(node); return node; };
+        const set = (name, value) => { edit.widgets.find(widget => widget.name === name).value = value; };
+        const demo = add('P2PLoadDemoModel');
+        for (const [slot, name] of ['model', 'clip', 'vae'].entries()) demo.connect(slot, edit, name);
+        const image = edit.inputs.find(input => input.name === 'image');
+        if (image) add('P2PDemoPicture').connect(0, edit, 'image');
+        const latent = image ? null : add('EmptyLatentImage');
+        for (const widget of latent?.widgets ?? []) if (widget.name !== 'batch_size') widget.value = 128;
+        latent?.connect(0, edit, 'latent_image');
+        edit.connect(0, add('SaveImage'), 'images');
+        set('source', 'a box in yellow and a tree in green on the sand at sunset');
+        set('target', 'a box in blue and a tree in green on the sand at sunset');
+        set('steps', 8);
+        graph.arrange?.();
+    }""")
+    screenshot(page, path.stem.replace(" ", "_"))
+    with page.expect_response("**/api/prompt") as response:
+        page.click("[data-testid=queue-button]")
+    answer = response.value.json()
+    assert not answer["node_errors"]
+    (images,) = server.wait(answer["prompt_id"]).values()
+    source, edited = [Image.open(io.BytesIO(server.image(image))).convert("RGB") for image in images]
+    blue = [ImageStat.Stat(picture).mean[2] for picture in (source, edited)]
+    assert blue[1] > blue[0] + 3, "the box did not turn blue"
     assert page.complaints == []
 
 

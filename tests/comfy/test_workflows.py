@@ -1,4 +1,4 @@
-"""The saved workflows on models of the SD 1.5 and SDXL kinds in place of the demo model: latents, masks and maps."""
+"""Every saved workflow, run node by node in the host on small models of the kinds SD 1.5 and SDXL."""
 
 from __future__ import annotations
 
@@ -8,56 +8,106 @@ import sys
 import pytest
 import torch
 from real_host import PACK
-from small_models import sd15, sdxl
+from small_models import UNET, randomise, sd15, sdxl
 
 sys.path.append(str(PACK / "demo"))
-from workflow_api import prompt_pair, to_api  # noqa: E402
+from workflow_api import prompt_pair, to_api, uses_demo_model, without_p2p  # noqa: E402
 
-WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
+SAVED = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (PACK / "workflows").glob("*.json")}
+FIGURES = ["word_swap", "softer_constraint", "new_phrase", "global_edit", "reweight", "local_blend", "real_image"]
+MODELS = {"sd15": sd15, "sdxl": sdxl}
 SHOWING = ("P2PShowBlendMask", "P2PAttentionMaps")
+RUNS = [(name, family) for family in MODELS for name in sorted(SAVED)
+        if uses_demo_model(SAVED[name]) or name.endswith(family)]
 
 
-@pytest.fixture(scope="module", params=[sd15, sdxl], ids=["sd15", "sdxl"])
-def loader(host, request):
-    return request.param()
+@pytest.fixture(scope="module")
+def models(host):
+    return {family: make() for family, make in MODELS.items()}
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_workflow_runs_on_another_model(host, run_node, loader, path, tmp_path, monkeypatch):
+@pytest.fixture
+def run(host, run_node, models, tmp_path, monkeypatch):
+    """``run(prompt, family)`` is a function node id -> its outputs. Files are stood in for, and sizes are small."""
     import folder_paths
 
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))  # for the previews
-    workflow = json.loads(path.read_text(encoding="utf-8"))
-    info = {}
-    for name in {node["type"] for node in workflow["nodes"]} - {"Note", "MarkdownNote"}:
-        inputs = host.node(name).INPUT_TYPES()
-        info[name] = {"input": inputs, "input_order": {kind: list(names) for kind, names in inputs.items()}}
-    prompt = to_api(workflow, info)
-    results = {}
+    save_lora(tmp_path / "add_detail.safetensors")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path)], {".safetensors"}))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
 
-    def undecoded(node):
-        """These models have no VAE, so masks and maps are shown without the pictures."""
-        return ("images",) if node["class_type"] in SHOWING else ()
+    def start(prompt, family):
+        results = {}
+        stand_ins = {
+            "P2PLoadDemoModel": lambda **_: (*models[family], None),
+            "CheckpointLoaderSimple": lambda **_: (*models[family], None),
+            "ControlNetLoader": lambda **_: (small_control_net(),),
+            "LoadImage": lambda **_: (torch.rand(1, 96, 128, 3, generator=torch.manual_seed(2)), None),
+            "VAEEncode": lambda **_: ({"samples": torch.randn(1, 4, 16, 16, generator=torch.manual_seed(1))},),
+        }
 
-    def outputs(node_id):
-        if node_id not in results:
-            node = prompt[node_id]
-            inputs = {name: value for name, value in node["inputs"].items() if name not in undecoded(node)}
-            linked = {k: outputs(v[0])[v[1]] if isinstance(v, list) else v for k, v in inputs.items()}
-            if node["class_type"] in ("KSampler", "P2PDDIMInvert"):
-                linked["steps"] = 3
-            if node["class_type"] == "P2PLoadDemoModel":
-                results[node_id] = (*loader, None)
-            elif node["class_type"] == "VAEEncode":
-                results[node_id] = ({"samples": torch.randn(1, 4, 16, 16, generator=torch.manual_seed(1))},)
-            else:
-                results[node_id] = run_node(node["class_type"], **linked)
-        return results[node_id]
+        def outputs(node_id):
+            if node_id not in results:
+                kind, inputs = prompt[node_id]["class_type"], dict(prompt[node_id]["inputs"])
+                if kind in SHOWING:  # these models have no VAE: masks and maps are shown without the pictures
+                    inputs.pop("images", None)
+                values = {k: outputs(v[0])[v[1]] if isinstance(v, list) else v for k, v in inputs.items()}
+                if kind in ("KSampler", "P2PDDIMInvert"):
+                    values["steps"] = 3
+                if kind in ("EmptyLatentImage", "ImageScale"):
+                    values["width"] = values["height"] = 128
+                results[node_id] = stand_ins[kind](**values) if kind in stand_ins else run_node(kind, **values)
+            return results[node_id]
 
-    (sampler,) = (node_id for node_id, node in prompt.items() if node["class_type"] == "KSampler")
+        return outputs
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def api(host):
+    """``api(name)`` is a saved workflow in API form."""
+    def convert(name):
+        info = {}
+        for kind in {node["type"] for node in SAVED[name]["nodes"]} - {"Note", "MarkdownNote"}:
+            inputs = host.node(kind).INPUT_TYPES()
+            info[kind] = {"input": inputs, "input_order": {part: list(names) for part, names in inputs.items()}}
+        return to_api(SAVED[name], info)
+
+    return convert
+
+
+def save_lora(path):
+    """A LoRA of random weights for the value projection of one cross-attention, in SD 1.5's names."""
+    from safetensors.torch import save_file
+
+    generator, name = torch.manual_seed(3), "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_v"
+    save_file({f"{name}.lora_up.weight": torch.randn(32, 4, generator=generator),
+               f"{name}.lora_down.weight": torch.randn(4, 32, generator=generator)}, path)
+
+
+def small_control_net():
+    import comfy.cldm.cldm
+    import comfy.controlnet
+
+    shape = {name: value for name, value in UNET.items() if name not in ("out_channels", "transformer_depth_output")}
+    network = comfy.cldm.cldm.ControlNet(hint_channels=3, context_dim=32, num_heads=8, **shape)
+    randomise(network, seed=4)
+    return comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"))
+
+
+def only(prompt, kind):
+    (node_id,) = (node_id for node_id, node in prompt.items() if node["class_type"] == kind)
+    return node_id
+
+
+@pytest.mark.parametrize("name, family", RUNS, ids=["-".join(run) for run in RUNS])
+def test_a_workflow_runs_on_another_model(run, api, name, family):
+    prompt = api(name)
+    outputs = run(prompt, family)
     batches = [node["inputs"]["batch_size"] for node in prompt.values() if node["class_type"] == "EmptyLatentImage"]
     seeds = batches[0] if batches else 1
-    rows, edits = outputs(sampler)[0]["samples"], len(prompt_pair(prompt)[1])
+    rows, edits = outputs(only(prompt, "KSampler"))[0]["samples"], len(prompt_pair(prompt)[1])
     assert len(rows) == seeds * (1 + edits)
     assert all(not torch.allclose(rows[0], row) for row in rows[1:])
     for node_id, node in prompt.items():
@@ -68,3 +118,36 @@ def test_a_workflow_runs_on_another_model(host, run_node, loader, path, tmp_path
             sheet, masks = outputs(node_id)
             assert sheet.shape[0] == 1 and sheet.shape[-1] == 3
             assert masks.shape[1:] == (128, 128) and masks.min() >= 0 and masks.max() <= 1
+
+
+def test_the_source_beside_lora_and_control_net_is_that_of_the_stock_nodes(run, api):
+    prompt = api("lora_controlnet_sd15")
+    sampler = only(prompt, "KSampler")
+    edited = run(prompt, "sd15")(sampler)[0]["samples"]
+    source, _, pair = prompt_pair(prompt)
+    (stock,) = without_p2p({**prompt, pair: {**prompt[pair], "inputs": {**prompt[pair]["inputs"], "target": source}}})
+    stock_picture = run(stock, "sd15")(sampler)[0]["samples"]
+    assert torch.allclose(edited[:1], stock_picture, atol=1e-5)
+    for kind, strength in (("LoraLoader", "strength_model"), ("ControlNetApplyAdvanced", "strength")):
+        stock[only(stock, kind)]["inputs"][strength] = 0.0
+        assert not torch.allclose(run(stock, "sd15")(sampler)[0]["samples"], stock_picture, atol=1e-2), kind
+
+
+@pytest.mark.parametrize("family, loads, side", [("sd15", "v1-5", 512), ("sdxl", "sd_xl", 1024)])
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_figure_for_a_checkpoint_is_the_same_graph(figure, family, loads, side):
+    """Only the loader differs, the prompts, and the picture's size and origin."""
+    ours, theirs = kinds_and_links(SAVED[figure]), kinds_and_links(SAVED[f"{figure}_{family}"])
+    assert theirs == ours
+    nodes = {node["type"]: node["widgets_values"] for node in SAVED[f"{figure}_{family}"]["nodes"]}
+    assert nodes["CheckpointLoaderSimple"][0].startswith(loads)
+    assert nodes.get("EmptyLatentImage", nodes.get("ImageScale", [])[1:])[:2] == [side, side]
+
+
+def kinds_and_links(workflow):
+    """The graph without places and values. Both loaders count as one, and so do both pictures to edit."""
+    same = {"CheckpointLoaderSimple": "P2PLoadDemoModel", "ImageScale": "P2PDemoPicture"}
+    kinds = {node["id"]: same.get(node["type"], node["type"]) for node in workflow["nodes"]}
+    links = [(kinds[origin], out, kinds[target], into) for _, origin, out, target, into, _ in workflow["links"]]
+    links = [link for link in links if link[0] != "LoadImage"]
+    return sorted(kind for kind in kinds.values() if kind != "LoadImage"), sorted(links)
