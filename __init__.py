@@ -8,11 +8,14 @@ async def comfy_entrypoint():
     from comfy_api.latest import ComfyExtension
 
     from .demo.node import DemoPicture, LoadDemoModel
+    from .nodes.alignment_route import add_route
     from .nodes.blend import LocalBlendMask, ShowBlendMask
     from .nodes.edit import AttentionRefine, AttentionReplace, ReweightToken
     from .nodes.invert import DDIMInvert, NullTextOptimize, ProximalGuidance
     from .nodes.maps import AttentionMaps, RecordAttention
     from .nodes.prompt_pair import PromptPair
+
+    add_route()
 
     class PromptToPromptExtension(ComfyExtension):
         async def get_node_list(self):

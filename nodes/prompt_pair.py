@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..p2p_attention.patcher import encode_pair
+from .alignment_route import remember_clip
 
 Pair = io.Custom("P2P_PAIR")
 CATEGORY = "Prompt-to-Prompt"
@@ -41,8 +42,11 @@ class PromptPair(io.ComfyNode):
                 ),
                 Pair.Output(display_name="pair", tooltip="The two prompts and their words, for the P2P nodes."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, clip, source: str, target: str) -> io.NodeOutput:
-        return io.NodeOutput(*encode_pair(clip, source, target))
+        encoded = encode_pair(clip, source, target)
+        remember_clip(getattr(cls.hidden, "unique_id", None), clip)
+        return io.NodeOutput(*encoded)
