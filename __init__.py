@@ -10,6 +10,7 @@ async def comfy_entrypoint():
     from .demo.node import DemoPicture, LoadDemoModel
     from .nodes.alignment_route import add_route
     from .nodes.blend import LocalBlendMask, ShowBlendMask
+    from .nodes.compare import Compare
     from .nodes.edit import AttentionRefine, AttentionReplace, ReweightToken
     from .nodes.invert import DDIMInvert, NullTextOptimize, ProximalGuidance
     from .nodes.maps import AttentionMaps, RecordAttention
@@ -28,6 +29,7 @@ async def comfy_entrypoint():
                 ShowBlendMask,
                 RecordAttention,
                 AttentionMaps,
+                Compare,
                 DDIMInvert,
                 ProximalGuidance,
                 NullTextOptimize,

@@ -9,9 +9,11 @@
 
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
+import { compareView } from './compare_view.js'
 import { Comparisons } from './comparisons.js'
 import { make } from './elements.js'
 import { outputKey, pairOf, pathTo, runId, textOf } from './graph.js'
+import { mapsView } from './maps_view.js'
 import { pairView } from './pair_view.js'
 import { numbersView, windowsView } from './windows_view.js'
 import { wordsView } from './words_view.js'
@@ -31,7 +33,9 @@ const NODES = {
   P2PAttentionRefine: { views: (host) => [numbersView(host, CROSS_AND_SELF), windowsView(host, ['shared'])], most: 220 },
   P2PReweightToken: { views: (host) => [wordsView(host, [WORDS], false), numbersView(host, [['works', 'start', 'end']])], most: 160 },
   P2PLocalBlendMask: { views: (host) => [wordsView(host, [WORDS, EXCLUDED], true)], most: 160 },
-  P2PRecordAttention: { views: (host) => [wordsView(host, [WORDS], 'every prompt')], most: 160 }
+  P2PRecordAttention: { views: (host) => [wordsView(host, [WORDS], 'every prompt')], most: 160 },
+  P2PAttentionMaps: { views: (host) => [mapsView(host)], most: 300 },
+  P2PCompare: { views: (host) => [compareView(host)], most: 1000 }
 }
 
 const live = new Map() // node -> look(), for the nodes that are in a graph
@@ -75,6 +79,7 @@ function addViews(node, { views, most }) {
 
   const shown = parts.map(() => null)
   const look = () => {
+    takePlace(node, root)
     parts.forEach((part, i) => {
       const state = part.state()
       const key = JSON.stringify(state)
@@ -88,6 +93,15 @@ function addViews(node, { views, most }) {
   chain(node, 'onAdded', () => live.set(node, look) && queueMicrotask(lookAtAll))
   chain(node, 'onRemoved', () => live.delete(node))
   chain(node, 'onConnectionsChange', () => queueMicrotask(lookAtAll))
+}
+
+/**
+ * Nodes 2.0 keeps showing the element of the node that had this id before: after an undo, which makes all nodes anew, and
+ * after going into or out of a subgraph.
+ */
+function takePlace(node, root) {
+  if (root.isConnected || node.graph !== app.canvas.graph) return
+  document.querySelector(`[data-node-id="${CSS.escape(String(node.id))}"] .p2p-view`)?.replaceWith(root)
 }
 
 /** Call `after` when a method of the page's object is called, whatever was there before. */
@@ -124,7 +138,8 @@ function hostOf(node) {
         host.end()
       }
     },
-    look: () => live.get(node)?.(),
+    look: () => live.get(node)?.(), // what only the view knows has changed
+    resized: () => node.setDirtyCanvas?.(true, true),
     comparison() {
       const own = node.comfyClass === 'P2PPromptPair'
       const path = node.graph && pathTo(node.graph, root())

@@ -11,7 +11,7 @@ const LAYERS = [
   ['names.js', 'columns.js', 'graph.js', 'comparisons.js', 'elements.js'],
   ['windows.js'],
   ['bars_view.js', 'pair_view.js'],
-  ['words_view.js', 'windows_view.js'],
+  ['words_view.js', 'windows_view.js', 'maps_view.js', 'compare_view.js'],
   [MAIN]
 ]
 
