@@ -8,11 +8,15 @@ async def comfy_entrypoint():
     from comfy_api.latest import ComfyExtension
 
     from .demo.node import DemoPicture, LoadDemoModel
+    from .nodes.alignment_route import add_route
     from .nodes.blend import LocalBlendMask, ShowBlendMask
+    from .nodes.compare import Compare
     from .nodes.edit import AttentionRefine, AttentionReplace, ReweightToken
     from .nodes.invert import DDIMInvert, NullTextOptimize, ProximalGuidance
     from .nodes.maps import AttentionMaps, RecordAttention
     from .nodes.prompt_pair import PairFromConditioning, PromptPair
+
+    add_route()
 
     class PromptToPromptExtension(ComfyExtension):
         async def get_node_list(self):
@@ -26,6 +30,7 @@ async def comfy_entrypoint():
                 ShowBlendMask,
                 RecordAttention,
                 AttentionMaps,
+                Compare,
                 DDIMInvert,
                 ProximalGuidance,
                 NullTextOptimize,

@@ -7,7 +7,8 @@ from comfy_api.latest import io, ui
 from ..p2p_attention.maps import BRANCHES, KINDS, RESOLUTIONS
 from ..p2p_attention.patcher import attach
 from ..p2p_attention.record import record_attention
-from ..p2p_attention.show import COMPONENTS, STYLES, TIMES, show_maps
+from ..p2p_attention.sheet import SheetRow, atlas, contact_sheet
+from ..p2p_attention.show import COMPONENTS, STYLES, TIMES, map_rows
 from .edit import model_and_pair, model_output
 from .prompt_pair import CATEGORY
 
@@ -127,5 +128,24 @@ class AttentionMaps(io.ComfyNode):
 
     @classmethod
     def execute(cls, maps, latent, style, time, seed_number, components, images=None) -> io.NodeOutput:
-        sheet, masks = show_maps(maps, latent["samples"], images, style, time, seed_number, components)
-        return io.NodeOutput(sheet, masks, ui=ui.PreviewImage(sheet, cls=cls))
+        rows, masks = map_rows(maps, latent["samples"], images, style, time, seed_number, components)
+        sheet = contact_sheet(rows)
+        preview = ui.PreviewImage(sheet, cls=cls).as_dict()
+        return io.NodeOutput(sheet, masks, ui={**preview, "p2p_maps": [_for_the_page(rows)]})
+
+
+def _for_the_page(rows: list[SheetRow]) -> dict:
+    """The tiles apart, so that the page can show the one whose word is pointed at."""
+    picture, places = atlas(rows)
+    (saved,) = ui.PreviewImage(picture).values
+    return {
+        "picture": saved,
+        "size": [picture.shape[2], picture.shape[1]],
+        "rows": [
+            {
+                "title": row.title,
+                "tiles": [{"label": tile.label, "place": at} for tile, at in zip(row.tiles, boxes, strict=True)],
+            }
+            for row, boxes in zip(rows, places, strict=True)
+        ],
+    }

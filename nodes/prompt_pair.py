@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..p2p_attention.patcher import encode_pair, pair_conditionings
+from .alignment_route import remember_clip
 
 Pair = io.Custom("P2P_PAIR")
 CATEGORY = "Prompt-to-Prompt"
@@ -45,11 +46,14 @@ class PromptPair(io.ComfyNode):
                 ),
             ],
             outputs=_pair_outputs(),
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, clip, source: str, target: str) -> io.NodeOutput:
-        return io.NodeOutput(*encode_pair(clip, source, target))
+        encoded = encode_pair(clip, source, target)
+        remember_clip(getattr(cls.hidden, "unique_id", None), clip)
+        return io.NodeOutput(*encoded)
 
 
 class PairFromConditioning(io.ComfyNode):

@@ -13,12 +13,14 @@ import itertools
 import math
 import numbers
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import comfy.k_diffusion.sampling as k_diffusion
 import comfy.model_sampling
 import comfy.sample
 import comfy.samplers
+import folder_paths
 import latent_preview
 import torch
 from comfy.controlnet import ControlBase
@@ -26,6 +28,7 @@ from comfy.hooks import HookGroup
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy.sd1_clip import SD1Tokenizer
 from comfy.utils import repeat_to_batch_size
 
 from .attention import (
@@ -147,6 +150,28 @@ def _make_pair(clip: Any, prompts: Sequence[Prompt], context: torch.Tensor) -> P
 def _tokenize_parts(clip: Any, text: str) -> Prompt:
     """A text whose parts between ``BREAK`` were encoded each by itself."""
     return join_prompts(text, [_tokenize(clip, part) for part in split_breaks(text)])
+
+
+def prompt_reader(clip: Any = None) -> tuple[str, Callable[[str], Prompt]]:
+    """A tokenizer's name, and what it makes of a text; without a CLIP the host's own for CLIP ViT-L."""
+    clip = clip or _StockClip()
+    return type(clip.tokenizer).__name__, lambda text: _tokenize(clip, text)
+
+
+class _StockClip:
+    """As much of the host's CLIP as reads a prompt."""
+
+    @property
+    def tokenizer(self) -> SD1Tokenizer:
+        return _stock_tokenizer()
+
+    def tokenize(self, text: str, return_word_ids: bool = False) -> dict[str, list]:
+        return self.tokenizer.tokenize_with_weights(text, return_word_ids)
+
+
+@lru_cache(maxsize=1)
+def _stock_tokenizer() -> SD1Tokenizer:
+    return SD1Tokenizer(embedding_directory=folder_paths.get_folder_paths("embeddings"))
 
 
 def _tokenize(clip: Any, text: str) -> Prompt:

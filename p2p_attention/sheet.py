@@ -154,6 +154,38 @@ def contact_sheet(rows: Sequence[SheetRow], tile: int = 192, per_line: int = 12)
     return torch.from_numpy(np.array(sheet)).float()[None] / 255
 
 
+def atlas(
+    rows: Sequence[SheetRow], most: int = 256, per_line: int = 8
+) -> tuple[torch.Tensor, list[list[tuple[int, int, int, int]]]]:
+    """All pictures of the rows side by side in one, without a word, for the page to cut them out again.
+
+    Args:
+        rows: as for ``contact_sheet``; every tile has a picture.
+        most: pixels of a picture's longer side; smaller ones stay as they are.
+        per_line: pictures before the next line.
+
+    Returns:
+        (1, H, W, 3) float32 in 0..1, and for each row its pictures' places in it: (left, top, width, height).
+
+    Raises:
+        ValueError: there is no picture.
+    """
+    images = [_scaled(tile.picture, min(most, max(tile.picture.shape[:2]))) for row in rows for tile in row.tiles]
+    if not images:
+        raise ValueError("Wanted at least one picture, got none. Name at least one word to look at.")
+    cell = max(image.width for image in images), max(image.height for image in images)
+    lines = -(-len(images) // per_line)
+    page = Image.new("RGB", (cell[0] * min(len(images), per_line), cell[1] * lines), PAPER)
+    places = []
+    for number, image in enumerate(images):
+        line, column = divmod(number, per_line)
+        places.append((column * cell[0], line * cell[1], *image.size))
+        page.paste(image, places[-1][:2])
+    remaining = iter(places)
+    found = [[next(remaining) for _ in row.tiles] for row in rows]
+    return torch.from_numpy(np.array(page)).float()[None] / 255, found
+
+
 class _Pen:
     """The default font at one size, and text that it can write."""
 

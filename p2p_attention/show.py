@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from .checks import require_between, require_one_of
 from .maps import MapRequest, row_name
+from .prompt import PromptPair
 from .record import AttentionMaps, BlendMasks, Record
 from .sheet import SheetRow, Tile, contact_sheet, heat_map, overlay
 
@@ -59,6 +60,26 @@ def show_maps(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A sheet of a run's attention maps: words across, source and edits down (Hertz et al. 2023, Figure 4).
 
+    Args: see ``map_rows``.
+
+    Returns:
+        The sheet (1, height, width, 3), and the maps on it, each stretched to 0..1: (maps, h, w).
+    """
+    rows, masks = map_rows(record, samples, images, style, time, seed_number, components)
+    return contact_sheet(rows), masks
+
+
+def map_rows(
+    record: Record[AttentionMaps],
+    samples: torch.Tensor,
+    images: torch.Tensor | None = None,
+    style: str = STYLES[0],
+    time: str = TIMES[0],
+    seed_number: int = 1,
+    components: int = 6,
+) -> tuple[list[SheetRow], torch.Tensor]:
+    """A run's attention maps as labelled pictures, a row for each prompt (and part of the run).
+
     Args:
         record: of the run.
         samples: (B R, C, H, W), what the run gave.
@@ -69,7 +90,7 @@ def show_maps(
         components: of self-attention, how many.
 
     Returns:
-        The sheet (1, height, width, 3), and the maps on it, each stretched to 0..1: (maps, h, w).
+        The rows, and the maps in them, each stretched to 0..1: (maps, h, w).
 
     Raises:
         ValueError: the record or the images are of another run, or there is no such image.
@@ -103,7 +124,31 @@ def show_maps(
                 over = picture is not None and style == STYLES[0]
                 tiles.append(Tile(label, overlay(each, picture) if over else heat_map(each, *size)))
             rows.append(SheetRow(f"{row_name(row)}{when}: {prompt.text}", tuple(tiles)))
-    return contact_sheet(rows), torch.stack(shown).clamp(0.0, 1.0)
+    return rows, torch.stack(shown).clamp(0.0, 1.0)
+
+
+def compared(images: torch.Tensor, pair: PromptPair) -> list[dict[str, str]]:
+    """What each picture of a seed is, from the source on: its ``name`` and ``prompt``.
+
+    Args:
+        images: (B R, H, W, 3), per seed the source and each edit.
+        pair: the prompts that they were made from.
+
+    Raises:
+        ValueError: there is no edit, or the pictures are not whole seeds of this pair.
+    """
+    if not pair.targets:
+        raise ValueError(
+            "Wanted a prompt pair with an edited prompt, got the source alone. Write the edited prompt in the target "
+            "of P2P Prompt Pair."
+        )
+    if len(images) % pair.rows:
+        raise ValueError(
+            f"Wanted {pair.rows} pictures for each seed (the source and {pair.rows - 1} edited), got {len(images)} in "
+            "all. Connect VAE Decode of the sampler whose positive is this pair's conditioning."
+        )
+    prompts = (pair.source, *pair.targets)
+    return [{"name": row_name(row), "prompt": prompt.text} for row, prompt in enumerate(prompts)]
 
 
 def _require_room(maps: torch.Tensor, request: MapRequest, components: int, size: tuple[int, int]) -> None:

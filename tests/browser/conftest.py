@@ -1,7 +1,34 @@
-"""The demo's scripts, importable by name: they start servers and convert workflows for the tests as well."""
+"""One server and one page for all tests here, and the helper modules, importable by name."""
 
 import sys
 from pathlib import Path
 
+import pytest
+
 # Last on the path, so that nothing here can hide a module of ComfyUI's.
-sys.path.append(str(Path(__file__).resolve().parents[2] / "demo"))
+sys.path += [str(Path(__file__).resolve().parents[2] / "demo"), str(Path(__file__).resolve().parent)]
+
+from comfy_server import ComfyServer  # noqa: E402
+from the_page import NO_BROWSER, find_browser, opened, use_renderer  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def server():
+    if not find_browser():
+        pytest.skip(NO_BROWSER)
+    with ComfyServer("browser") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def opened_page(server, tmp_path_factory):
+    with opened(server, tmp_path_factory.mktemp("browser")) as page:
+        yield page
+
+
+@pytest.fixture
+def page(opened_page):
+    """The page in its classic renderer, without the complaints of earlier tests."""
+    use_renderer(opened_page, nodes_2=False)
+    opened_page.complaints.clear()
+    return opened_page

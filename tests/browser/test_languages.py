@@ -13,7 +13,7 @@ import pytest
 from comfy_server import ROOT, ComfyServer
 
 sys.path.append(str(Path(__file__).parent))
-from test_page import FLAGS, PATIENCE_MS, SCREENSHOTS, SETTINGS, find_browser, open_workflow, screenshot  # noqa: E402
+from the_page import FLAGS, PATIENCE_MS, SCREENSHOTS, SETTINGS, find_browser, open_workflow, screenshot  # noqa: E402
 
 LANGUAGE = "ko"
 WORDS_ON_NODES = """() => Object.fromEntries(Object.entries(LiteGraph.registered_node_types)

@@ -4,90 +4,14 @@ Screenshots go to .host/run/screenshots. Skipped, with a reason, where no Chromi
 """
 
 import io
-import json
-import os
-import shutil
 
 import pytest
-from comfy_server import PACK, ROOT, ComfyServer
+from comfy_server import PACK, ROOT
 from PIL import Image, ImageChops, ImageStat
+from the_page import WORKFLOWS, open_workflow, read, screenshot, use_renderer
 from workflow_api import prompt_pair, to_api
 
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
-SCREENSHOTS = ROOT / ".host" / "run" / "screenshots"
-PATIENCE_MS = 180_000  # a slow machine builds the page for a minute
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
-# No welcome dialog over the page, and the graph as large as it goes in the screenshots.
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.VueNodes.Enabled": False}
-BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge"]
-ELSEWHERE = ["/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-             "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge"]
-if os.name == "nt":
-    ELSEWHERE = [os.path.join(os.environ.get(base, "C:\\"), *program) for base in ("ProgramFiles", "ProgramFiles(x86)")
-                 for program in (("Google", "Chrome", "Application", "chrome.exe"),
-                                 ("Microsoft", "Edge", "Application", "msedge.exe"))]
-
-
-def find_browser():
-    return next(filter(None, map(shutil.which, BROWSERS + ELSEWHERE)), None)
-
-
-@pytest.fixture(scope="module")
-def server():
-    if not find_browser():
-        pytest.skip(f"no browser found (looked for {', '.join(BROWSERS)}); on Debian: apt-get install chromium")
-    with ComfyServer("browser") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def page(server, tmp_path_factory):
-    """ComfyUI's page, opened and ready; ``page.complaints`` is what the browser's console said about the pack."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("browser"), executable_path=find_browser(), headless=True, args=FLAGS,
-            viewport={"width": 1600, "height": 900})
-        page = browser.pages[0]
-        page.set_default_timeout(PATIENCE_MS)
-        page.complaints = []
-
-        def listen(message):
-            text = f"{message.text} {message.location.get('url', '')}"
-            # The page asks the public registry of packs about every node it has not heard of; it is not let out here.
-            if message.type == "error" and (PACK in text or "P2P" in text) and "api.comfy.org" not in text:
-                page.complaints.append(text)
-
-        page.on("console", listen)
-        page.on("pageerror", lambda error: page.complaints.append(f"{error.message}\n{error.stack}"))
-        page.request.post(f"{server.url}/api/settings", data=SETTINGS)
-        page.goto(server.url)
-        # Ready when the graph can be edited and the pack's nodes are registered.
-        page.wait_for_function("Boolean(window.app?.graph && window.LiteGraph?.registered_node_types?.P2PPromptPair)")
-        page.wait_for_selector("[data-testid=queue-button]")
-        yield page
-        browser.close()
-
-
-def open_workflow(page, path):
-    """Load a saved workflow as the page's Open does."""
-    page.evaluate("([workflow, name]) => window.app.loadGraphData(workflow, true, true, name)",
-                  [read(path), path.stem])
-
-
-def read(path):
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def screenshot(page, name):
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.evaluate("window.app.canvas.fitViewToSelectionAnimated?.({duration: 1, zoom: 0.9})")
-    page.wait_for_timeout(500)  # the move, and the widgets that follow it a frame later
-    page.screenshot(path=SCREENSHOTS / f"{name}.png")
-
 
 def test_the_page_opens_without_a_complaint(page):
     screenshot(page, "page")
@@ -217,9 +141,9 @@ def test_a_blueprint_is_found_added_and_run(page, server, path):
 
 
 def test_the_new_renderer_shows_every_node(page):
-    """Nodes 2.0 draws nodes as page elements, not on the canvas. Last, because it stays switched on."""
+    """Nodes 2.0 draws nodes as page elements, not on the canvas."""
     path = ROOT / "workflows" / "word_swap.json"
-    page.evaluate("window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+    use_renderer(page, nodes_2=True)
     open_workflow(page, path)
     page.wait_for_function("count => document.querySelectorAll('[data-node-id]').length >= count",
                            arg=len(read(path)["nodes"]))

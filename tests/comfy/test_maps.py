@@ -6,10 +6,12 @@ import gc
 import math
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from explicit_softmax import CONTEXT, RowEdit, edited_model, moved_mass
+from PIL import Image
 from sampling import CFG, DEFAULTS, PHRASE, SOURCE, SWAP, Sampling, latent, relative_error
 from small_models import FAMILIES
 
@@ -629,6 +631,29 @@ def test_the_sheet_of_a_run(sampling, runs):
         show(sampling, kept, samples, images, seed=3)
     with pytest.raises(ValueError, match="Wanted the 6 pictures.*got 5"):
         show(sampling, kept, samples, images[:5])
+
+
+def test_the_page_gets_every_tile(sampling, host, monkeypatch, tmp_path):
+    """Each map and picture on its own, cut out of one saved picture."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
+    positive, pair = sampling.pair(SWAP)
+    model, kept = record(sampling, pair, words="cat, dog")
+    samples = sampling.ksampler(model, positive, latent(1, 8, 8), steps=1)
+    images = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    node = host.node("P2PAttentionMaps")
+    told = node.execute(kept, {"samples": samples}, "overlay", "whole run", 1, 6, images).ui
+    assert len(told["images"]) == 1, "the sheet, as before"
+    (found,) = told["p2p_maps"]
+    labels = [[tile["label"] for tile in row["tiles"]] for row in found["rows"]]
+    assert labels == [["picture", "cat"], ["picture", "dog"]]
+    atlas = Image.open(tmp_path / found["picture"]["filename"])
+    assert list(atlas.size) == found["size"]
+    for row, image in zip(found["rows"], images, strict=True):
+        left, top, width, height = row["tiles"][0]["place"]
+        shown = np.asarray(atlas.crop((left, top, left + width, top + height)))
+        assert np.abs(shown / 255 - image.numpy()).max() < 2 / 255
 
 
 @pytest.mark.parametrize("steps, maps", [(1, 1), (2, 2), (3, 3), (4, 3)])

@@ -17,6 +17,7 @@ NODES = [
     "P2PShowBlendMask",
     "P2PRecordAttention",
     "P2PAttentionMaps",
+    "P2PCompare",
     "P2PDDIMInvert",
     "P2PProximalGuidance",
     "P2PNullTextOptimize",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p_attention import sheet
-from p2p_attention.sheet import SheetRow, Tile, contact_sheet, heat_map, overlay
+from p2p_attention.sheet import SheetRow, Tile, atlas, contact_sheet, heat_map, overlay
 
 RED, GREEN, BLUE = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 LUMA = torch.tensor((0.2126, 0.7152, 0.0722))
@@ -428,3 +428,34 @@ def test_a_mistake_says_wanted_got_and_how_to_mend_it(mistake, got):
     assert wanted.startswith("Wanted ")
     assert rest.startswith(got)
     assert rest.endswith(".") and len(rest.split(". ", 1)[1]) > 5
+
+
+# ---- the atlas
+
+
+def test_an_atlas_holds_every_picture_where_it_says():
+    """Of several sizes, over several lines; the page cuts them out by these places."""
+    colours = [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 1.0, 0.0), (0.0, 1.0, 1.0)]
+    sizes = [(20, 30), (20, 30), (40, 10), (8, 8), (20, 30)]
+    pictures = [torch.tensor(rgb).expand(*size, 3) for rgb, size in zip(colours, sizes, strict=True)]
+    rows = [
+        SheetRow("source", tuple(Tile("", each) for each in pictures[:2])),
+        SheetRow("nothing", ()),
+        SheetRow("edit 1", tuple(Tile("", each) for each in pictures[2:])),
+    ]
+    picture, places = atlas(rows, per_line=2)
+    assert picture.shape == (1, 3 * 40, 2 * 30, 3)
+    assert [len(row) for row in places] == [2, 0, 3]
+    for wanted, (left, top, width, height) in zip(pictures, sum(places, []), strict=True):
+        assert torch.equal(picture[0, top : top + height, left : left + width], wanted)
+
+
+def test_an_atlas_makes_large_pictures_smaller_and_no_small_ones_larger():
+    rows = [SheetRow("", (Tile("", torch.zeros(600, 300, 3)), Tile("", torch.zeros(16, 16, 3))))]
+    _, ((large, small),) = atlas(rows, most=200)
+    assert large[2:] == (100, 200) and small[2:] == (16, 16)
+
+
+def test_an_atlas_of_nothing():
+    with pytest.raises(ValueError, match="at least one picture, got none"):
+        atlas([SheetRow("", ())])

@@ -1,0 +1,65 @@
+"""POST /p2p/alignment: the words of two prompts and how they are aligned, for the page to draw on the nodes.
+
+The JSON asked with: ``source`` and ``target``, the texts of P2P Prompt Pair, and ``node``, its id in the run (in a
+subgraph with the subgraph's before it, ``5:12``). The answer: what ``comparison.compare`` gives and ``tokenizer``, with
+``connected`` true where it is that of the CLIP with which the node ran last; else it is ComfyUI's own for CLIP, whose
+vocabulary all CLIP encoders share. Bad input is answered with ``{"error": ...}`` and status 400.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+from weakref import WeakValueDictionary
+
+from aiohttp import web
+
+from ..p2p_attention.comparison import compare
+from ..p2p_attention.patcher import prompt_reader
+
+PATH = "/p2p/alignment"
+
+_clips: WeakValueDictionary[str, Any] = WeakValueDictionary()  # by node id; whoever else holds a CLIP decides its life
+
+
+def remember_clip(node: str | None, clip: Any) -> None:
+    """The page's words are from now on those that this CLIP reads."""
+    if node is not None:
+        _clips[str(node)] = clip
+
+
+def add_route() -> None:
+    """Once, however often the pack is loaded; not at all where no server runs (scripts, tests)."""
+    host = sys.modules.get("server")  # imported by a host that serves a page, long before it loads packs
+    server = getattr(getattr(host, "PromptServer", None), "instance", None)
+    if server is not None and not any(getattr(route, "path", None) == PATH for route in server.routes):
+        server.routes.post(PATH)(_answer)
+
+
+async def _answer(request: web.Request) -> web.Response:
+    try:
+        asked = await request.json()
+        texts = [asked[name] for name in ("source", "target")] if isinstance(asked, dict) else []
+    except (ValueError, KeyError):
+        texts = []
+    if not texts or not all(isinstance(text, str) for text in texts):
+        return _refusal('Wanted JSON with two texts, {"source": "a cat", "target": "a dog"}, got something else.')
+    clip = _clips.get(str(asked.get("node")))
+    try:
+        # In a thread, because tokenising and aligning long prompts takes a while and the server has others to answer.
+        tokenizer, found = await asyncio.to_thread(_compare, clip, *texts)
+    except ValueError as error:
+        return _refusal(str(error))
+    except Exception as error:  # half-typed text makes the host's tokenizer fail: "embedding:" without a name
+        return _refusal(f"The text encoder cannot read this ({type(error).__name__}: {error}).")
+    return web.json_response({"tokenizer": {"name": tokenizer, "connected": clip is not None}, **found})
+
+
+def _compare(clip: Any, source: str, target: str) -> tuple[str, dict[str, Any]]:
+    name, read = prompt_reader(clip)
+    return name, compare(read, source, target)
+
+
+def _refusal(message: str) -> web.Response:
+    return web.json_response({"error": message}, status=400)

@@ -1,0 +1,421 @@
+"""What the pack shows on its nodes, used as a person uses it: in both renderers, with mouse and keyboard."""
+
+import io
+import json
+
+import pytest
+from comfy_server import ROOT
+from PIL import Image, ImageChops, ImageStat
+from the_page import PATIENCE_MS, WORKFLOWS, open_workflow, read, screenshot, use_renderer
+from workflow_api import to_api
+
+CHANGED = 10_000  # ms, in which the page has shown a change
+
+
+def workflow(name):
+    return ROOT / "workflows" / f"{name}.json"
+
+
+@pytest.fixture(params=["classic", "nodes_2"])
+def renderer(page, request):
+    """Each test in both; none may leave a complaint in the console."""
+    page.set_default_timeout(CHANGED)
+    use_renderer(page, nodes_2=request.param == "nodes_2")
+    yield request.param
+    page.set_default_timeout(PATIENCE_MS)
+    assert page.complaints == []
+
+
+def node(page, kind, there="n => n.id"):
+    """What a function of the page gives for the one node of this kind in the open graph."""
+    return page.evaluate(f"kind => app.canvas.graph.nodes.filter(n => n.type === kind).map({there})[0]", kind)
+
+
+def value(page, kind, name):
+    return node(page, kind, f"n => n.widgets.find(w => w.name === '{name}').value")
+
+
+def wait_for_value(page, kind, name, wanted):
+    page.wait_for_function(
+        "([kind, name, wanted]) => app.canvas.graph.nodes.some(n => n.type === kind"
+        " && n.widgets.find(w => w.name === name).value === wanted)", arg=[kind, name, wanted])
+
+
+def look_at(page, kind, scale=1.0):
+    """Move the canvas so that the node is in the middle."""
+    page.evaluate(
+        "([kind, scale]) => { const n = app.canvas.graph.nodes.find(n => n.type === kind), { ds } = app.canvas;"
+        "ds.scale = scale; ds.offset = [-n.pos[0] + 400 / scale, -n.pos[1] + 200 / scale];"
+        "app.canvas.setDirty(true, true) }", [kind, scale])
+    page.wait_for_timeout(400)
+
+
+def words(page, part=".p2p-pair"):
+    """[(kind, source's words, target's words)] of the columns shown, as text."""
+    page.wait_for_selector(f"{part}:not(.p2p-pending) .p2p-column")
+    return page.evaluate(
+        """part => [...document.querySelectorAll(`${part} .p2p-column:not(.p2p-rows)`)].map(column => [
+            column.className.match(/p2p-(shared|swapped|new|removed)/)[1],
+            ...[...column.children].filter(e => !e.matches('.p2p-link')).map(side =>
+                [...side.querySelectorAll('.p2p-chip')].map(chip => chip.firstChild.textContent).join(' ')),
+        ])""", part)
+
+
+def type_into(page, old, new):
+    """Exchange what stands in the text box that says ``old``."""
+    box = next(each for each in page.locator("textarea:visible").all() if each.input_value() == old)
+    box.click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(new)
+
+
+def colour(page, locator, name):
+    """(red, green, blue) of a CSS colour as it is drawn."""
+    return locator.evaluate(
+        """(element, name) => { const c = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+        c.fillStyle = getComputedStyle(element)[name]; c.fillRect(0, 0, 1, 1);
+        return [...c.getImageData(0, 0, 1, 1).data].slice(0, 3) }""", name)
+
+
+def contrast(a, b):
+    """WCAG 2.1's ratio of two colours."""
+    def luminance(rgb):
+        parts = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in rgb)]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+# ------------------------------------------------------------------------------------------------------ nothing breaks
+
+def test_views_are_there_once_and_save_nothing(page, server, renderer):
+    """Every workflow keeps its values and its API form, and each node has at most one view."""
+    info = server.get("/object_info")
+    for path in WORKFLOWS:
+        open_workflow(page, path)
+        saved = {each["id"]: each.get("widgets_values") or [] for each in read(path)["nodes"]}
+        now = page.evaluate("app.graph.serialize().nodes.map(n => [n.id, n.widgets_values ?? []])")
+        assert {number: values for number, values in now} == saved, path.stem
+        assert page.evaluate("app.graphToPrompt().then(p => p.output)") == to_api(read(path), info), path.stem
+        views = page.evaluate(
+            "app.graph.nodes.map(n => [n.type, n.widgets?.filter(w => w.name === 'p2p_view').length])")
+        assert all((count or 0) <= 1 for _, count in views)
+        assert dict(views)["P2PPromptPair"] == 1
+    once = page.evaluate(
+        "[app.extensions.filter(e => e.name.startsWith('prompt_to_prompt')).length,"
+        "document.querySelectorAll('link[href*=\"p2p.css\"]').length]")
+    assert once == [1, 1]
+
+
+def test_no_view_makes_nodes_overlap(page, renderer):
+    """The views need room; the saved workflows have it."""
+    for path in WORKFLOWS:
+        open_workflow(page, path)
+        page.wait_for_selector(".p2p-pair:not(.p2p-pending) .p2p-chip")
+        page.wait_for_timeout(300)
+        overlaps = page.evaluate(
+            """() => { const boxes = app.graph.nodes.map(n => {
+                const element = document.querySelector(`[data-node-id="${n.id}"]`);
+                const height = element ? element.offsetHeight - 30 : n.size[1];
+                return [n.type, n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + height] });
+            return boxes.flatMap((a, i) => boxes.slice(0, i).filter(b =>
+                a[1] < b[3] && b[1] < a[3] && a[2] < b[4] && b[2] < a[4]).map(b => [a[0], b[0]])) }""")
+        assert overlaps == [], path.stem
+
+
+# ------------------------------------------------------------------------------------------------------ the prompt pair
+
+def test_the_words_follow_what_is_typed(page, renderer):
+    open_workflow(page, workflow("word_swap"))
+    look_at(page, "P2PPromptPair", 1.2)
+    assert words(page)[:3] == [["shared", "a", "a"], ["swapped", "cat", "mushroom"], ["shared", "in", "in"]]
+    type_into(page, "a mushroom in orange on the grass", "a small mushroom on the grass\n---\na cat in orange at night")
+    page.wait_for_selector(".p2p-pair .p2p-removed")
+    shown = words(page)
+    assert ["new", "", "small"] in shown or ["swapped", "cat", "mushroom"] in shown
+    assert ["removed", "orange", ""] in shown
+    assert page.locator(".p2p-pair section").count() == 2
+    for kind in ("shared", "swapped", "removed"):
+        assert page.locator(".p2p-pair .p2p-head", has_text=kind).count(), f"{kind} is not told in words"
+    screenshot(page, f"pair_{renderer}", fit=False)
+
+
+def test_kinds_differ_by_more_than_colour(page, renderer):
+    open_workflow(page, workflow("word_swap"))
+    look_at(page, "P2PPromptPair")
+    type_into(page, "a mushroom in orange on the grass", "a dog on the big grass")
+    page.wait_for_selector(".p2p-pair .p2p-removed")
+    looks = {kind: page.locator(f".p2p-pair .p2p-flow .p2p-chip.p2p-{kind}").first.evaluate(
+        "e => [getComputedStyle(e).borderTopStyle, getComputedStyle(e).borderTopColor]")
+        for kind in ("shared", "swapped", "new", "removed")}
+    assert len({style for style, _ in looks.values()}) == 4
+    assert len({colour for _, colour in looks.values()}) == 4
+
+
+def test_long_prompts_show_where_77_positions_end(page, renderer):
+    open_workflow(page, workflow("word_swap"))
+    look_at(page, "P2PPromptPair")
+    type_into(page, "a cat in orange on the grass", " ".join(["a small cat"] * 30))
+    page.wait_for_selector(".p2p-pair .p2p-border")
+    assert "in 2 chunks" not in page.locator(".p2p-pair .p2p-counts").first.inner_text()  # the edit has 1
+    assert page.locator(".p2p-pair .p2p-counts").first.inner_text().startswith("90 → 7 of 75")
+    screenshot(page, f"pair_long_{renderer}", fit=False)
+
+
+def test_a_refusal_is_shown_and_forgotten(page, renderer):
+    open_workflow(page, workflow("word_swap"))
+    look_at(page, "P2PPromptPair")
+    words(page)
+    refusal = json.dumps({"error": "Wanted fewer words."})
+    page.route("**/p2p/alignment", lambda route: route.fulfill(status=400, body=refusal))
+    type_into(page, "a mushroom in orange on the grass", "a tree")
+    page.wait_for_selector(".p2p-pair .p2p-error")
+    assert "Wanted fewer words." in page.locator(".p2p-pair").inner_text()
+    page.unroute("**/p2p/alignment")
+    type_into(page, "a tree", "a house")
+    assert words(page)
+    assert all("400" in each for each in page.complaints), "more than the browser's own line"
+    page.complaints.clear()
+
+
+# ------------------------------------------------------------------------------------------------------ picking
+
+def test_words_are_picked_with_the_mouse_and_undone(page, renderer):
+    open_workflow(page, workflow("local_blend"))
+    look_at(page, "P2PLocalBlendMask")
+    before = value(page, "P2PLocalBlendMask", "words")
+    street = page.locator(".p2p-words .p2p-pick", has_text="street").first
+    street.click()
+    wait_for_value(page, "P2PLocalBlendMask", "words", f"{before}, street")
+    page.wait_for_selector(".p2p-words .p2p-pick[aria-pressed=true]:has-text('street')")
+    assert page.evaluate("app.graphToPrompt().then(p => Object.values(p.output).find("
+                         "n => n.class_type === 'P2PLocalBlendMask').inputs.words)") == f"{before}, street"
+    page.keyboard.press("Control+z")
+    wait_for_value(page, "P2PLocalBlendMask", "words", before)
+    page.wait_for_selector(".p2p-words .p2p-pick[aria-pressed=false]:has-text('street')")
+    page.get_by_text("words to exclude").click()
+    page.locator(".p2p-words .p2p-pick", has_text="street").nth(1).click()
+    wait_for_value(page, "P2PLocalBlendMask", "exclude_words", "street")
+    screenshot(page, f"picked_{renderer}", fit=False)
+
+
+def test_words_are_picked_with_the_keyboard(page, renderer):
+    open_workflow(page, workflow("local_blend"))
+    look_at(page, "P2PLocalBlendMask")
+    page.wait_for_selector(".p2p-words .p2p-pick")
+    first = page.locator(".p2p-words .p2p-pick").first
+    first.focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")
+    assert first.evaluate("e => getComputedStyle(e).outlineStyle") == "solid", "the focus cannot be seen"
+    before = value(page, "P2PLocalBlendMask", "words")
+    for key in (" ", "Enter"):
+        page.keyboard.press(key)
+        wait_for_value(page, "P2PLocalBlendMask", "words", f"{before}, a" if key == " " else before)
+        name = page.evaluate("document.activeElement.dataset.key")
+        assert name == "words a", "the focus went elsewhere"
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.7])
+def test_windows_are_bars(page, renderer, scale):
+    kind = "P2PAttentionReplace"
+    open_workflow(page, workflow("word_swap"))
+    look_at(page, kind, scale)
+    page.get_by_text("own window for a word").click()
+    page.locator(".p2p-words .p2p-pick", has_text="mushroom").click()
+    wait_for_value(page, kind, "word_windows", "mushroom: 0.8")
+    end = page.get_by_role("slider", name="mushroom: end")
+    end.focus()
+    page.keyboard.press("ArrowLeft")
+    wait_for_value(page, kind, "word_windows", "mushroom: 0.79")
+    page.keyboard.press("PageDown")
+    wait_for_value(page, kind, "word_windows", "mushroom: 0.69")
+    track = page.locator(".p2p-track").last.bounding_box()
+    place = end.bounding_box()
+    page.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(track["x"] + track["width"] / 3, track["y"] + 40, steps=3)
+    page.mouse.move(track["x"] + track["width"] / 2, track["y"] + 3, steps=3)
+    page.mouse.up()
+    assert float(value(page, kind, "word_windows").split(": ")[1]) == pytest.approx(0.5, abs=0.02)
+    screenshot(page, f"windows_{renderer}_{scale}", fit=False)
+    page.keyboard.press("Control+z")  # the whole drag
+    wait_for_value(page, kind, "word_windows", "mushroom: 0.69")
+    end = page.get_by_role("slider", name="mushroom: end")
+    end.focus()
+    page.keyboard.press("Delete")
+    wait_for_value(page, kind, "word_windows", "")
+    assert page.evaluate("app.graph.nodes.length") == len(read(workflow("word_swap"))["nodes"]), "Delete took a node"
+
+    page.get_by_role("slider", name="self: end").focus()
+    page.keyboard.press("ArrowRight")
+    wait_for_value(page, kind, "self_end", 0.41)
+
+
+def test_a_broken_line_is_named(page, renderer):
+    kind = "P2PAttentionReplace"
+    open_workflow(page, workflow("word_swap"))
+    look_at(page, kind)
+    page.get_by_placeholder("word_windows").fill("mushroom 0.4")
+    page.wait_for_selector(".p2p-words .p2p-error")
+    assert "mushroom 0.4" in page.locator(".p2p-words .p2p-error").inner_text()
+
+
+# ------------------------------------------------------------------------------------------------------ graphs
+
+def test_without_a_pair_it_says_so(page, renderer):
+    open_workflow(page, workflow("local_blend"))
+    page.wait_for_selector(".p2p-words .p2p-pick")
+    page.evaluate("(() => { const n = app.graph.nodes.find(n => n.type === 'P2PLocalBlendMask');"
+                  "n.disconnectInput(n.inputs.findIndex(i => i.name === 'pair')) })()")
+    page.wait_for_selector(".p2p-words:has-text('Connect a P2P Prompt Pair')")
+
+
+def test_inside_a_subgraph(page, renderer):
+    """An edit that has gone into a subgraph shows the words of the pair that stayed outside, and writes into itself."""
+    open_workflow(page, workflow("reweight"))
+    page.wait_for_selector(".p2p-words .p2p-pick")
+    edits = node(page, "P2PReweightToken", "(n, i, all) => all.length")
+    page.evaluate("(() => { const n = app.graph.nodes.find(n => n.type === 'P2PReweightToken');"
+                  "const { subgraph } = app.graph.convertToSubgraph(new Set([n])); app.canvas.setGraph(subgraph) })()")
+    page.wait_for_function("app.canvas.graph !== app.graph")
+    assert edits >= 1 and node(page, "P2PReweightToken", "(n, i, all) => all.length") == 1
+    look_at(page, "P2PReweightToken")
+    before = value(page, "P2PReweightToken", "words")
+    unpicked = page.locator(".p2p-words:visible .p2p-pick[aria-pressed=false]").first
+    name = unpicked.inner_text()
+    unpicked.click()
+    wait_for_value(page, "P2PReweightToken", "words", f"{before}, {name}")
+    screenshot(page, f"subgraph_{renderer}", fit=False)
+    page.evaluate("app.canvas.setGraph(app.graph)")
+
+
+def test_copies_are_separate(page, renderer):
+    open_workflow(page, workflow("word_swap"))
+    words(page)
+    page.evaluate("(() => { const n = app.graph.nodes.find(n => n.type === 'P2PPromptPair');"
+                  "app.canvas.selectItems([n]); app.canvas.copyToClipboard(); app.canvas.pasteFromClipboard() })()")
+    page.wait_for_function("app.graph.nodes.filter(n => n.type === 'P2PPromptPair').length === 2")
+    apart = page.evaluate(
+        "(() => { const [a, b] = app.graph.nodes.filter(n => n.type === 'P2PPromptPair');"
+        "const of = n => n.widgets.filter(w => w.name === 'p2p_view');"
+        "b.widgets.find(w => w.name === 'target').value = 'a tree';"
+        "return [of(a).length, of(b).length, of(a)[0].element !== of(b)[0].element,"
+        "a.widgets.find(w => w.name === 'target').value] })()")
+    assert apart == [1, 1, True, "a mushroom in orange on the grass"]
+
+
+def test_saved_and_opened_again(page, renderer):
+    open_workflow(page, workflow("reweight"))
+    page.wait_for_selector(".p2p-words .p2p-pick")
+    saved = page.evaluate("JSON.stringify(app.graph.serialize())")
+    assert "p2p_view" not in saved
+    page.evaluate("saved => app.loadGraphData(JSON.parse(saved))", saved)
+    page.wait_for_selector(".p2p-words .p2p-pick")
+    again = page.evaluate("app.graph.serialize().nodes.map(n => [n.id, n.widgets_values])")
+    assert again == [[each["id"], each.get("widgets_values")] for each in json.loads(saved)["nodes"]]
+
+
+# ------------------------------------------------------------------------------------------------------ after a run
+
+def run(page, server, name):
+    """Open a workflow and run it, with few steps: this is about the page."""
+    open_workflow(page, workflow(name))
+    page.evaluate("app.graph.nodes.flatMap(n => n.widgets ?? []).filter(w => w.name === 'steps')"
+                  ".forEach(w => { w.value = 2 })")
+    with page.expect_response("**/api/prompt") as response:
+        page.click("[data-testid=queue-button]")
+    answer = response.value.json()
+    assert not answer["node_errors"]
+    return server.wait(answer["prompt_id"])
+
+
+def picture(locator):
+    return Image.open(io.BytesIO(locator.screenshot())).convert("RGB")
+
+
+def difference(a, b):
+    return max(ImageStat.Stat(ImageChops.difference(a, b.resize(a.size))).mean)
+
+
+def test_pointing_at_a_word_shows_its_map(page, server, renderer):
+    shown = run(page, server, "attention_maps")
+    page.wait_for_selector(".p2p-maps .p2p-pick")
+    look_at(page, "P2PAttentionMaps")
+    stage, chips = page.locator(".p2p-map"), page.locator(".p2p-maps .p2p-pick")
+    assert chips.all_inner_texts()[:4] == ["picture", "a", "cat", "in"]
+    page.wait_for_load_state("networkidle")
+    plain = picture(stage)
+    chips.nth(2).hover()
+    pointed = picture(stage)
+    assert difference(plain, pointed) > 5
+    page.mouse.move(5, 5)
+    assert difference(plain, picture(stage)) < 1
+    chips.nth(2).focus()
+    assert difference(pointed, picture(stage)) < 1
+    chips.nth(2).click()
+    page.mouse.move(5, 5)
+    chips.nth(0).evaluate("e => e.blur()")
+    assert difference(pointed, picture(stage)) < 1, "a clicked word stays"
+    assert page.locator(".p2p-map").get_attribute("aria-label").startswith("cat")
+    assert len(shown) == 2
+    screenshot(page, f"maps_{renderer}", fit=False)
+
+    # The run has told the server which CLIP is connected.
+    page.wait_for_selector(".p2p-counts[title*='the connected CLIP (']", state="attached")
+
+
+def test_the_line_between_source_and_edit(page, server, renderer):
+    images = run(page, server, "compare")
+    page.wait_for_selector(".p2p-stage img")
+    look_at(page, "P2PCompare")
+    stage, slider = page.locator(".p2p-stage"), page.locator(".p2p-stage input")
+    page.wait_for_function("[...document.querySelectorAll('.p2p-stage img')].every(i => i.complete && i.naturalWidth)")
+    (saved,) = [each for each in images.values() if len(each) == 6]
+    source, edited = (Image.open(io.BytesIO(server.image(each))).convert("RGB") for each in saved[:2])
+    slider.focus()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Tab")
+    assert slider.evaluate("e => getComputedStyle(e.parentElement).outlineStyle") == "solid"
+    for key, wanted, other in (("Home", edited, source), ("End", source, edited)):
+        page.keyboard.press(key)
+        page.wait_for_timeout(100)
+        inside = [0.1, 0.1, 0.9, 0.85]  # without the line at the side and the labels
+        shot = picture(stage)
+        shot, wanted, other = (each.crop([round(side * length) for side, length in zip(inside, each.size * 2)])
+                               for each in (shot, wanted, other))
+        assert difference(shot, wanted) < difference(shot, other) / 2
+    box = stage.bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.3)
+    assert float(slider.input_value()) == pytest.approx(50, abs=3)
+    screenshot(page, f"compare_{renderer}", fit=False)
+    page.locator(".p2p-compare .p2p-pick", has_text="edit 2").click()
+    page.wait_for_selector(".p2p-compare .p2p-pick[aria-pressed=true]:has-text('edit 2')")
+    page.locator(".p2p-compare .p2p-pick", has_text="seed 2").click()
+    page.wait_for_selector(".p2p-compare .p2p-pick[aria-pressed=true]:has-text('seed 2')")
+    sources = page.evaluate("[...document.querySelectorAll('.p2p-stage img')].map(i => i.src)")
+    assert "00004" in sources[0] and "00006" in sources[1]
+    assert slider.input_value() == "50" or float(slider.input_value()) == pytest.approx(50, abs=3), "the line moved"
+
+
+# ------------------------------------------------------------------------------------------------------ themes
+
+@pytest.mark.parametrize("palette", ["dark", "light"])
+def test_text_can_be_read_in_every_theme(page, renderer, palette):
+    set_palette = "name => app.extensionManager.setting.set('Comfy.ColorPalette', name)"
+    page.evaluate(set_palette, palette)
+    try:
+        open_workflow(page, workflow("word_swap"))
+        look_at(page, "P2PPromptPair")
+        type_into(page, "a mushroom in orange on the grass", "a dog on the big grass")
+        page.wait_for_selector(".p2p-pair .p2p-removed")
+        page.get_by_text("own window for a word").click()
+        for kind in ("shared", "swapped", "new", "removed"):
+            chip = page.locator(f".p2p-pair .p2p-flow .p2p-chip.p2p-{kind}").first
+            assert contrast(colour(page, chip, "color"), colour(page, chip, "backgroundColor")) >= 4.5, kind
+        ground = colour(page, page.locator(".p2p-view").first, "backgroundColor")
+        for part, least in ((".p2p-gap", 4.5), (".p2p-counts", 3), (".p2p-range", 3), (".p2p-opener", 3)):
+            assert contrast(colour(page, page.locator(part).first, "color"), ground) >= least, part
+        screenshot(page, f"theme_{palette}_{renderer}")
+    finally:
+        page.evaluate(set_palette, "dark")

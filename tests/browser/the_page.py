@@ -1,0 +1,85 @@
+"""ComfyUI's page in a real headless browser: finding one, opening it, and what the tests do with it."""
+
+import contextlib
+import json
+import os
+import shutil
+
+from comfy_server import PACK, ROOT
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+SCREENSHOTS = ROOT / ".host" / "run" / "screenshots"
+PATIENCE_MS = 180_000  # a slow machine builds the page for a minute
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+# No welcome dialog over the page, and the graph as large as it goes in the screenshots.
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.VueNodes.Enabled": False}
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge"]
+ELSEWHERE = ["/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+             "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge"]
+if os.name == "nt":
+    ELSEWHERE = [os.path.join(os.environ.get(base, "C:\\"), *program) for base in ("ProgramFiles", "ProgramFiles(x86)")
+                 for program in (("Google", "Chrome", "Application", "chrome.exe"),
+                                 ("Microsoft", "Edge", "Application", "msedge.exe"))]
+NO_BROWSER = f"no browser found (looked for {', '.join(BROWSERS)}); on Debian: apt-get install chromium"
+
+
+def find_browser():
+    return next(filter(None, map(shutil.which, BROWSERS + ELSEWHERE)), None)
+
+
+@contextlib.contextmanager
+def opened(server, profile):
+    """The page, ready; ``page.complaints`` is what the browser's console said about the pack."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch_persistent_context(
+            profile, executable_path=find_browser(), headless=True, args=FLAGS,
+            viewport={"width": 1600, "height": 900})
+        browser.add_init_script("localStorage.setItem('comfy.vueNodesMigration.dismissed', 'true')")  # no banner
+        page = browser.pages[0]
+        page.set_default_timeout(PATIENCE_MS)
+        page.complaints = []
+
+        def listen(message):
+            text = f"{message.text} {message.location.get('url', '')}"
+            # The page asks the public registry of packs about every node it has not heard of; it is not let out here.
+            ours = PACK in text or "p2p" in text.lower()
+            if message.type == "error" and ours and "api.comfy.org" not in text:
+                page.complaints.append(text)
+
+        page.on("console", listen)
+        page.on("pageerror", lambda error: page.complaints.append(f"{error.message}\n{error.stack}"))
+        page.request.post(f"{server.url}/api/settings", data=SETTINGS)
+        page.goto(server.url)
+        # Ready when the graph can be edited and the pack's nodes are registered.
+        page.wait_for_function("Boolean(window.app?.graph && window.LiteGraph?.registered_node_types?.P2PPromptPair)")
+        page.wait_for_selector("[data-testid=queue-button]")
+        yield page
+        browser.close()
+
+
+def use_renderer(page, nodes_2):
+    """The classic canvas, or Nodes 2.0, which draws nodes as page elements."""
+    page.evaluate("async on => { const { setting } = window.app.extensionManager;"
+                  "if (setting.get('Comfy.VueNodes.Enabled') !== on) await setting.set('Comfy.VueNodes.Enabled', on) }",
+                  nodes_2)
+
+
+def open_workflow(page, path):
+    """Load a saved workflow as the page's Open does."""
+    page.evaluate("([workflow, name]) => window.app.loadGraphData(workflow, true, true, name)",
+                  [read(path), path.stem])
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def screenshot(page, name, fit=True):
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    if fit:
+        page.evaluate("window.app.canvas.fitViewToSelectionAnimated?.({duration: 1, zoom: 0.9})")
+    page.wait_for_timeout(500)  # the move, and the widgets that follow it a frame later
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")

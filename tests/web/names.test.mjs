@@ -1,0 +1,55 @@
+import assert from 'node:assert/strict'
+import test from 'node:test'
+
+import { entriesFor, meant, splitNames, toggle } from '../../web/names.js'
+
+const words = (...texts) => {
+  const seen = {}
+  return texts.map((text) => {
+    const many = texts.filter((each) => each === text).length > 1
+    seen[text] = (seen[text] ?? 0) + 1
+    return { text, name: many ? `${text}#${seen[text]}` : text }
+  })
+}
+const source = words('a', 'cat', 'on', 'a', 'mat', 'at', 'night')
+const choice = (prompt, word, prompts = [source]) => ({ name: prompts[prompt][word].name, places: [[prompt, word]] })
+
+test('names are separated by commas and lines', () => {
+  assert.deepEqual(splitNames(' cat, at night\nmat ,,\n'), ['cat', 'at night', 'mat'])
+  assert.deepEqual(splitNames(''), [])
+})
+
+test('an entry means a word, all its occurrences, one of them, or a phrase', () => {
+  assert.deepEqual(meant('cat', source), [1])
+  assert.deepEqual(meant('CAT ', source), [1])
+  assert.deepEqual(meant('a', source), [0, 3])
+  assert.deepEqual(meant('a#2', source), [3])
+  assert.deepEqual(meant('a#3', source), [])
+  assert.deepEqual(meant('At  night', source), [5, 6])
+  assert.deepEqual(meant('dog', source), [])
+  assert.deepEqual(meant('', source), [])
+})
+
+test('picking adds the name, picking again takes it out', () => {
+  assert.equal(toggle('', [source], choice(0, 1)), 'cat')
+  assert.equal(toggle('cat', [source], choice(0, 4)), 'cat, mat')
+  assert.equal(toggle('cat, mat', [source], choice(0, 1)), 'mat')
+  assert.equal(toggle('Cat', [source], choice(0, 1)), '')
+})
+
+test('of a name that means several, the others stay', () => {
+  assert.equal(toggle('a', [source], choice(0, 0)), 'a#2')
+  assert.equal(toggle('a#2, cat', [source], choice(0, 3)), 'cat')
+})
+
+test('a phrase goes as a whole, and what no word explains stays', () => {
+  assert.equal(toggle('at night, dog', [source], choice(0, 6)), 'dog')
+  assert.deepEqual(entriesFor('at night, dog', [source], choice(0, 6)), ['at night'])
+})
+
+test('a word of several prompts is one choice', () => {
+  const target = words('a', 'dog', 'on', 'a', 'mat')
+  const mat = { name: 'mat', places: [[0, 4], [1, 4]] }
+  assert.equal(toggle('', [source, target], mat), 'mat')
+  assert.equal(toggle('mat', [source, target], mat), '')
+})

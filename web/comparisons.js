@@ -1,0 +1,58 @@
+/** Asks the server for words and alignment, not more often than one can read, and remembers the answers. No DOM here. */
+
+const PAUSE_MS = 250 // of typing, before it asks
+const MOST_KEPT = 50
+
+export class Comparisons {
+  #kept = new Map() // question -> {answer} or {error}
+  #last = new Map() // node -> what it was told last, to show until the next answer comes
+  #waiting = new Map() // node -> {question, timer, asked}
+  #ask
+  #changed
+  #pause
+
+  /**
+   * @param ask ({node, source, target}) -> promise of the server's answer; it rejects with what went wrong.
+   * @param changed called when an answer has come.
+   */
+  constructor(ask, changed, pause = PAUSE_MS) {
+    this.#ask = ask
+    this.#changed = changed
+    this.#pause = pause
+  }
+
+  /** {answer} or {error}, or with `pending` what was known before. */
+  get({ node, source, target }) {
+    const question = JSON.stringify([node, source, target])
+    const known = this.#kept.get(question)
+    if (known) {
+      this.#last.set(node, known)
+      return known
+    }
+    if (this.#waiting.get(node)?.question !== question) {
+      clearTimeout(this.#waiting.get(node)?.timer)
+      const timer = setTimeout(() => this.#send(question, { node, source, target }), this.#pause)
+      this.#waiting.set(node, { question, timer })
+    }
+    return { ...this.#last.get(node), pending: true }
+  }
+
+  /** Ask everything anew: another tokenizer may answer now. */
+  forget() {
+    this.#kept.clear()
+    this.#changed()
+  }
+
+  async #send(question, texts) {
+    let told
+    try {
+      told = { answer: await this.#ask(texts) }
+    } catch (error) {
+      told = { error: error.message }
+    }
+    if (this.#waiting.get(texts.node)?.question === question) this.#waiting.delete(texts.node)
+    this.#kept.set(question, told)
+    if (this.#kept.size > MOST_KEPT) this.#kept.delete(this.#kept.keys().next().value)
+    this.#changed()
+  }
+}

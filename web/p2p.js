@@ -1,0 +1,190 @@
+/**
+ * The one file that registers anything: it puts a view on each node of the pack that has one.
+ *
+ * ComfyUI's page loads and runs every .js of this folder; the others only define. A view is {element, state(), show()}:
+ * `state()` is all that it shows, as plain data, and it is drawn anew when that changes. The page does not tell when
+ * something further up in the graph changes (a link, an undo, a reroute), so views look twice a second; what is changed
+ * on a node itself shows at once. Values stay in the nodes' ordinary widgets: a view saves nothing.
+ */
+
+import { api } from '../../scripts/api.js'
+import { app } from '../../scripts/app.js'
+import { compareView } from './compare_view.js'
+import { Comparisons } from './comparisons.js'
+import { make } from './elements.js'
+import { outputKey, pairOf, pathTo, runId, textOf } from './graph.js'
+import { mapsView } from './maps_view.js'
+import { pairView } from './pair_view.js'
+import { numbersView, windowsView } from './windows_view.js'
+import { wordsView } from './words_view.js'
+
+const LOOK_EVERY_MS = 500
+const WIDGET = 'p2p_view'
+const MARGIN = 8 // pixels around a view
+
+const WORDS = { widget: 'words', label: 'words', mark: '✓' }
+const EXCLUDED = { widget: 'exclude_words', label: 'words to exclude', mark: '✕', more: 'words to exclude' }
+const CROSS_AND_SELF = [['cross', 'cross_start', 'cross_end'], ['self', 'self_start', 'self_end']]
+
+/** Node id -> its views, from the top, and how tall they may get before they scroll. */
+const NODES = {
+  P2PPromptPair: { views: (host) => [pairView(host)], most: 170 },
+  P2PAttentionReplace: { views: (host) => [numbersView(host, CROSS_AND_SELF), windowsView(host, ['shared', 'swapped'])], most: 220 },
+  P2PAttentionRefine: { views: (host) => [numbersView(host, CROSS_AND_SELF), windowsView(host, ['shared'])], most: 220 },
+  P2PReweightToken: { views: (host) => [wordsView(host, [WORDS], false), numbersView(host, [['works', 'start', 'end']])], most: 160 },
+  P2PLocalBlendMask: { views: (host) => [wordsView(host, [WORDS, EXCLUDED], true)], most: 160 },
+  P2PRecordAttention: { views: (host) => [wordsView(host, [WORDS], 'every prompt')], most: 160 },
+  P2PAttentionMaps: { views: (host) => [mapsView(host)], most: 300 },
+  P2PCompare: { views: (host) => [compareView(host)], most: 1000 }
+}
+
+const live = new Map() // node -> look(), for the nodes that are in a graph
+const comparisons = new Comparisons(ask, lookAtAll)
+
+app.registerExtension({
+  name: 'prompt_to_prompt.page',
+  setup() {
+    document.head.append(make('link', { rel: 'stylesheet', href: new URL('./p2p.css', import.meta.url).href }))
+    setInterval(lookAtAll, LOOK_EVERY_MS)
+    api.addEventListener('execution_success', () => comparisons.forget()) // the connected CLIP may be known now
+  },
+  nodeCreated(node) {
+    if (NODES[node.comfyClass]) addViews(node, NODES[node.comfyClass])
+  }
+})
+
+function lookAtAll() {
+  for (const [node, look] of live) {
+    if (node.graph && pathTo(node.graph, app.rootGraph ?? app.graph)) look()
+    else live.delete(node) // its subgraph or workflow is gone; if it comes back it is added anew
+  }
+}
+
+function addViews(node, { views, most }) {
+  const parts = views(hostOf(node))
+  const body = make('div', { class: 'p2p-body' }, parts.map(({ element }) => element))
+  const root = make('div', { class: 'p2p-view' }, body)
+  keepFromCanvas(root)
+
+  // Before the page has given it its width, everything would be in one narrow column; nodes grow, but never shrink.
+  const height = () => (root.clientWidth > 50 ? body.offsetHeight : 0)
+  const widget = node.addDOMWidget(WIDGET, 'p2p', root, {
+    serialize: false, // not into the prompt
+    margin: MARGIN,
+    getMinHeight: () => Math.min(most, height()) + 2 * MARGIN,
+    getMaxHeight: () => height() + 2 * MARGIN
+  })
+  widget.serialize = false // nor into the saved values
+  root.style.setProperty('--p2p-most', `${most}px`)
+
+  const shown = parts.map(() => null)
+  const look = () => {
+    takePlace(node, root)
+    parts.forEach((part, i) => {
+      const state = part.state()
+      const key = JSON.stringify(state)
+      if (key === shown[i]) return
+      shown[i] = key
+      part.show(state)
+      node.setDirtyCanvas?.(true, true) // it may need another height
+    })
+  }
+  for (const each of node.widgets) chain(each, 'callback', () => queueMicrotask(look))
+  chain(node, 'onAdded', () => live.set(node, look) && queueMicrotask(lookAtAll))
+  chain(node, 'onRemoved', () => live.delete(node))
+  chain(node, 'onConnectionsChange', () => queueMicrotask(lookAtAll))
+}
+
+/**
+ * Nodes 2.0 keeps showing the element of the node that had this id before: after an undo, which makes all nodes anew, and
+ * after going into or out of a subgraph.
+ */
+function takePlace(node, root) {
+  if (root.isConnected || node.graph !== app.canvas.graph) return
+  document.querySelector(`[data-node-id="${CSS.escape(String(node.id))}"] .p2p-view`)?.replaceWith(root)
+}
+
+/** Call `after` when a method of the page's object is called, whatever was there before. */
+function chain(object, name, after) {
+  const before = object[name]
+  object[name] = function (...values) {
+    const result = before?.apply(this, values)
+    after()
+    return result
+  }
+}
+
+/** What a view may know and do: the node's values, and what the server says of its prompts. */
+function hostOf(node) {
+  const widget = (name) => node.widgets.find((each) => each.name === name)
+  const root = () => app.rootGraph ?? app.graph
+  const host = {
+    value: (name) => widget(name)?.value,
+    set(name, value) {
+      host.transact(() => {
+        const found = widget(name)
+        found.value = value
+        found.callback?.(value) // the page's own ear on it
+        node.setDirtyCanvas?.(true, true)
+      })
+    },
+    begin: () => app.canvas.emitBeforeChange(), // what happens until `end` is one step for Undo
+    end: () => app.canvas.emitAfterChange(),
+    transact(change) {
+      host.begin()
+      try {
+        change()
+      } finally {
+        host.end()
+      }
+    },
+    look: () => live.get(node)?.(), // what only the view knows has changed
+    resized: () => node.setDirtyCanvas?.(true, true),
+    comparison() {
+      const own = node.comfyClass === 'P2PPromptPair'
+      const path = node.graph && pathTo(node.graph, root())
+      if (!path) return { hint: '' }
+      const pair = own ? { node, path } : pairOf(node, root())
+      if (!pair) return { hint: 'Connect a P2P Prompt Pair to pick its words here.' }
+      const [source, target] = ['source', 'target'].map((name) => textOf(pair.node, name, pair.path))
+      if (source === null || target === null) return { hint: 'The prompts come from another node, so their words show only in the run.' }
+      if (!source.trim()) return { hint: 'Write the source prompt, and its words appear here.' }
+      return comparisons.get({ node: runId(pair.node, pair.path), source, target })
+    },
+    output: () => app.nodeOutputs?.[outputKey(node, root())],
+    picture: ({ filename, subfolder, type }) => api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`)
+  }
+  return host
+}
+
+/** What is done on a view is not done to the node under it; the wheel and the middle button still move the canvas. */
+function keepFromCanvas(root) {
+  const interactive = 'button, input, select, [role=slider], .p2p-track, .p2p-keep'
+  for (const name of ['pointerdown', 'pointermove', 'pointerup']) {
+    root.addEventListener(name, (event) => {
+      const middle = event.button === 1 || (event.buttons & 4) === 4
+      const forward = { pointerdown: 'processMouseDown', pointermove: 'processMouseMove', pointerup: 'processMouseUp' }[name]
+      if (middle) app.canvas[forward]?.(event)
+      else if (event.target.closest(interactive)) event.stopPropagation()
+    })
+  }
+  root.addEventListener('keydown', (event) => {
+    if ([' ', 'Enter'].includes(event.key) && event.target.closest('button')) event.stopPropagation()
+  })
+  root.addEventListener('wheel', (event) => {
+    const scrolls = root.scrollHeight > root.clientHeight + 1 && !event.ctrlKey
+    if (scrolls) event.stopPropagation()
+    else if (!root.closest('[data-node-id]')) app.canvas.processMouseWheel(event)
+  })
+}
+
+async function ask(texts) {
+  const response = await api.fetchApi('/p2p/alignment', {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify(texts)
+  })
+  const answer = await response.json().catch(() => null)
+  if (!response.ok || !answer) throw new Error(answer?.error ?? `The server gave no words (status ${response.status}).`)
+  return answer
+}
