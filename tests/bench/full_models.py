@@ -40,7 +40,7 @@ LATENT = {"sd15": 64, "sdxl": 128}
 
 
 def full_size(family: str, dtype: torch.dtype, device: torch.device, channels: int = 320):
-    """(model, clip) of SD 1.5 or SDXL. The text encoders have one layer only; they do not run while sampling."""
+    """(model, clip) of SD 1.5 or SDXL. The text encoders have few layers; they do not run while sampling."""
     import comfy.model_base
     import comfy.model_patcher
     import comfy.sd
@@ -65,7 +65,7 @@ def full_size(family: str, dtype: torch.dtype, device: torch.device, channels: i
     }[family]
     options = {
         f"clip_{name}_model_config": {
-            "hidden_size": width, "intermediate_size": width, "num_attention_heads": 4, "num_hidden_layers": 2,
+            "hidden_size": width, "intermediate_size": width, "num_attention_heads": 4, "num_hidden_layers": 3,
         }
         for name, width in widths.items()
     }  # fmt: skip
