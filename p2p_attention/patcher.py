@@ -58,6 +58,7 @@ PAIR_KEY = "p2p_pair"  # marks a conditioning with the pair it was made from
 NULL_TEXT_KEY = "p2p_null_text"  # marks a negative with the guidance and noise levels it was optimised for
 STEP_KEY = "p2p_step"  # the step of a model call, read once per call
 WHOLE_CHUNKS_KEY = "p2p_whole_chunks"  # whether other patches of a model call may take its rows apart by chunks
+LARGEST_WEIGHT = 1e4  # of a word; beyond, half precision overflows
 CLIP_STREAMS = {"l", "g", "h"}  # CLIP ViT-L, OpenCLIP bigG, OpenCLIP H
 OWN_WAY = {"dpm_fast_function", "dpm_adaptive_function", "sample_lcm_upscale"}  # do not keep to the schedule, or size
 SCHEDULERS = tuple(comfy.samplers.KSampler.SCHEDULERS)
@@ -177,7 +178,7 @@ def _stock_tokenizer() -> SD1Tokenizer:
 def _tokenize(clip: Any, text: str) -> Prompt:
     try:
         streams = clip.tokenize(text, return_word_ids=True)
-    except (RecursionError, UnicodeError, IndexError) as error:  # nested weights, half characters, "embedding:" alone
+    except (RecursionError, UnicodeError, TypeError, IndexError) as error:  # nesting, half characters, "embedding:"
         raise ValueError(
             f"Wanted a prompt that the text encoder can read, got {quoted(text)}: {error}. Look for many nested "
             "parentheses, for an 'embedding:' without a name, and for broken characters."
@@ -200,8 +201,11 @@ def _tokenize(clip: Any, text: str) -> Prompt:
 
 
 def _piece(clip: Any, token: int | torch.Tensor, weight: float, group: int) -> Piece:
-    if not math.isfinite(weight):
-        raise ValueError(f"Wanted weights that are numbers, as in (word:1.2), got {weight}. Change it in the prompt.")
+    if not abs(weight) <= LARGEST_WEIGHT:  # also for NaN
+        raise ValueError(
+            f"Wanted weights up to {LARGEST_WEIGHT:g}, as in (word:1.2), got {weight:g}. Change it in the prompt; each "
+            "pair of parentheses is a factor of 1.1."
+        )
     if isinstance(token, numbers.Integral):
         return Piece(int(token), clip.tokenizer.untokenize([(token, weight)])[0][1], group)
     digest = hashlib.sha1(token.detach().float().cpu().numpy().tobytes()).hexdigest()
