@@ -92,8 +92,11 @@ class PairFromConditioning(io.ComfyNode):
                 ),
             ],
             outputs=_pair_outputs(),
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, clip, source_conditioning, source, target, target_conditioning=None) -> io.NodeOutput:
-        return io.NodeOutput(*pair_conditionings(clip, source, target, source_conditioning, target_conditioning))
+        made = pair_conditionings(clip, source, target, source_conditioning, target_conditioning)
+        remember_clip(getattr(cls.hidden, "unique_id", None), clip)
+        return io.NodeOutput(*made)

@@ -3,6 +3,7 @@
 const MUTED = 2
 const BYPASSED = 4
 const MOST_HOPS = 200 // a cycle is a mistake in the graph, not a reason to hang
+export const PAIR_NODES = ['P2PPromptPair', 'P2PPairFromConditioning']
 const TEXT_NODES = ['PrimitiveNode', 'PrimitiveString', 'PrimitiveStringMultiline']
 
 /** The subgraph nodes that lead from the root graph to a graph, outermost first; null if none does. */
@@ -79,7 +80,7 @@ export function pairOf(node, root) {
   const slot = node.inputs?.findIndex((input) => input.name === 'pair') ?? -1
   if (!path || slot < 0) return null
   const origin = originOf(node, slot, path)
-  return origin?.node && typeOf(origin.node) === 'P2PPromptPair' ? origin : null
+  return origin?.node && PAIR_NODES.includes(typeOf(origin.node)) ? origin : null
 }
 
 /** The value of a text widget, wherever it is written; null where only the run will tell. */

@@ -12,7 +12,7 @@ import { app } from '../../scripts/app.js'
 import { compareView } from './compare_view.js'
 import { Comparisons } from './comparisons.js'
 import { make } from './elements.js'
-import { outputKey, pairOf, pathTo, runId, textOf } from './graph.js'
+import { outputKey, PAIR_NODES, pairOf, pathTo, runId, textOf } from './graph.js'
 import { mapsView } from './maps_view.js'
 import { pairView } from './pair_view.js'
 import { numbersView, windowsView } from './windows_view.js'
@@ -29,6 +29,7 @@ const CROSS_AND_SELF = [['cross', 'cross_start', 'cross_end'], ['self', 'self_st
 /** Node id -> its views, from the top, and how tall they may get before they scroll. */
 const NODES = {
   P2PPromptPair: { views: (host) => [pairView(host)], most: 170 },
+  P2PPairFromConditioning: { views: (host) => [pairView(host)], most: 170 },
   P2PAttentionReplace: { views: (host) => [numbersView(host, CROSS_AND_SELF), windowsView(host, ['shared', 'swapped'])], most: 220 },
   P2PAttentionRefine: { views: (host) => [numbersView(host, CROSS_AND_SELF), windowsView(host, ['shared'])], most: 220 },
   P2PReweightToken: { views: (host) => [wordsView(host, [WORDS], false), numbersView(host, [['works', 'start', 'end']])], most: 160 },
@@ -141,7 +142,7 @@ function hostOf(node) {
     look: () => live.get(node)?.(), // what only the view knows has changed
     resized: () => node.setDirtyCanvas?.(true, true),
     comparison() {
-      const own = node.comfyClass === 'P2PPromptPair'
+      const own = PAIR_NODES.includes(node.comfyClass)
       const path = node.graph && pathTo(node.graph, root())
       if (!path) return { hint: '' }
       const pair = own ? { node, path } : pairOf(node, root())
