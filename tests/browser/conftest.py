@@ -20,8 +20,9 @@ def server():
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def opened_page(server, tmp_path_factory):
+    """Closed after each module: while Playwright is open, its event loop is the thread's, and nothing else may run one."""
     with opened(server, tmp_path_factory.mktemp("browser")) as page:
         yield page
 
