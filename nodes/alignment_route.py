@@ -1,7 +1,7 @@
 """POST /p2p/alignment: the words of two prompts and how they are aligned, for the page to draw on the nodes.
 
-The JSON asked with: ``source`` and ``target``, the texts of P2P Prompt Pair, and ``node``, its id in the run (in a
-subgraph with the subgraph's before it, ``5:12``). The answer: what ``comparison.compare`` gives and ``tokenizer``, with
+The JSON asked with: ``source`` and ``target``, the texts of a node that makes a pair; ``node``, its id in the run (in a
+subgraph with the subgraph's before it, ``5:12``); ``breaks``, true where ``BREAK`` separates parts. The answer: what ``comparison.compare`` gives and ``tokenizer``, with
 ``connected`` true where it is that of the CLIP with which the node ran last; else it is ComfyUI's own for CLIP, whose
 vocabulary all CLIP encoders share. Bad input is answered with ``{"error": ...}`` and status 400.
 """
@@ -48,7 +48,7 @@ async def _answer(request: web.Request) -> web.Response:
     clip = _clips.get(str(asked.get("node")))
     try:
         # In a thread, because tokenising and aligning long prompts takes a while and the server has others to answer.
-        tokenizer, found = await asyncio.to_thread(_compare, clip, *texts)
+        tokenizer, found = await asyncio.to_thread(_compare, clip, asked.get("breaks") is True, *texts)
     except ValueError as error:
         return _refusal(str(error))
     except Exception as error:  # half-typed text makes the host's tokenizer fail: "embedding:" without a name
@@ -56,8 +56,8 @@ async def _answer(request: web.Request) -> web.Response:
     return web.json_response({"tokenizer": {"name": tokenizer, "connected": clip is not None}, **found})
 
 
-def _compare(clip: Any, source: str, target: str) -> tuple[str, dict[str, Any]]:
-    name, read = prompt_reader(clip)
+def _compare(clip: Any, breaks: bool, source: str, target: str) -> tuple[str, dict[str, Any]]:
+    name, read = prompt_reader(clip, breaks)
     return name, compare(read, source, target)
 
 

@@ -153,10 +153,14 @@ def _tokenize_parts(clip: Any, text: str) -> Prompt:
     return join_prompts(text, [_tokenize(clip, part) for part in split_breaks(text)])
 
 
-def prompt_reader(clip: Any = None) -> tuple[str, Callable[[str], Prompt]]:
-    """A tokenizer's name, and what it makes of a text; without a CLIP the host's own for CLIP ViT-L."""
-    clip = clip or _StockClip()
-    return type(clip.tokenizer).__name__, lambda text: _tokenize(clip, text)
+def prompt_reader(clip: Any = None, breaks: bool = False) -> tuple[str, Callable[[str], Prompt]]:
+    """A tokenizer's name, and what it makes of a text; without a CLIP the host's own for CLIP ViT-L.
+
+    Args:
+        breaks: whether ``BREAK`` separates parts, as for ``pair_conditionings``.
+    """
+    clip, read = clip or _StockClip(), _tokenize_parts if breaks else _tokenize
+    return type(clip.tokenizer).__name__, lambda text: read(clip, text)
 
 
 class _StockClip:

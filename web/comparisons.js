@@ -12,7 +12,7 @@ export class Comparisons {
   #pause
 
   /**
-   * @param ask ({node, source, target}) -> promise of the server's answer; it rejects with what went wrong.
+   * @param ask (question, with its `node`) -> promise of the server's answer; it rejects with what went wrong.
    * @param changed called when an answer has come.
    */
   constructor(ask, changed, pause = PAUSE_MS) {
@@ -22,8 +22,9 @@ export class Comparisons {
   }
 
   /** {answer} or {error}, or with `pending` what was known before. */
-  get({ node, source, target }) {
-    const question = JSON.stringify([node, source, target])
+  get(asked) {
+    const { node } = asked
+    const question = JSON.stringify(asked)
     const known = this.#kept.get(question)
     if (known) {
       this.#last.set(node, known)
@@ -31,7 +32,7 @@ export class Comparisons {
     }
     if (this.#waiting.get(node)?.question !== question) {
       clearTimeout(this.#waiting.get(node)?.timer)
-      const timer = setTimeout(() => this.#send(question, { node, source, target }), this.#pause)
+      const timer = setTimeout(() => this.#send(question, asked), this.#pause)
       this.#waiting.set(node, { question, timer })
     }
     return { ...this.#last.get(node), pending: true }
@@ -43,14 +44,14 @@ export class Comparisons {
     this.#changed()
   }
 
-  async #send(question, texts) {
+  async #send(question, asked) {
     let told
     try {
-      told = { answer: await this.#ask(texts) }
+      told = { answer: await this.#ask(asked) }
     } catch (error) {
       told = { error: error.message }
     }
-    if (this.#waiting.get(texts.node)?.question === question) this.#waiting.delete(texts.node)
+    if (this.#waiting.get(asked.node)?.question === question) this.#waiting.delete(asked.node)
     this.#kept.set(question, told)
     if (this.#kept.size > MOST_KEPT) this.#kept.delete(this.#kept.keys().next().value)
     this.#changed()

@@ -3,7 +3,8 @@
 const MUTED = 2
 const BYPASSED = 4
 const MOST_HOPS = 200 // a cycle is a mistake in the graph, not a reason to hang
-export const PAIR_NODES = ['P2PPromptPair', 'P2PPairFromConditioning']
+const FROM_CONDITIONING = 'P2PPairFromConditioning'
+export const PAIR_NODES = ['P2PPromptPair', FROM_CONDITIONING]
 const TEXT_NODES = ['PrimitiveNode', 'PrimitiveString', 'PrimitiveStringMultiline']
 
 /** The subgraph nodes that lead from the root graph to a graph, outermost first; null if none does. */
@@ -81,6 +82,11 @@ export function pairOf(node, root) {
   if (!path || slot < 0) return null
   const origin = originOf(node, slot, path)
   return origin?.node && PAIR_NODES.includes(typeOf(origin.node)) ? origin : null
+}
+
+/** Whether BREAK separates parts of a pair's texts. */
+export function hasBreaks(node) {
+  return typeOf(node) === FROM_CONDITIONING
 }
 
 /** The value of a text widget, wherever it is written; null where only the run will tell. */

@@ -12,7 +12,7 @@ import { app } from '../../scripts/app.js'
 import { compareView } from './compare_view.js'
 import { Comparisons } from './comparisons.js'
 import { make } from './elements.js'
-import { outputKey, PAIR_NODES, pairOf, pathTo, runId, textOf } from './graph.js'
+import { hasBreaks, outputKey, PAIR_NODES, pairOf, pathTo, runId, textOf } from './graph.js'
 import { mapsView } from './maps_view.js'
 import { pairView } from './pair_view.js'
 import { numbersView, windowsView } from './windows_view.js'
@@ -93,6 +93,7 @@ function addViews(node, { views, most }) {
   for (const each of node.widgets) chain(each, 'callback', () => queueMicrotask(look))
   chain(node, 'onAdded', () => live.set(node, look) && queueMicrotask(lookAtAll))
   chain(node, 'onRemoved', () => live.delete(node))
+  chain(node, 'onResize', () => node.setDirtyCanvas?.(true, true)) // it grows while it is drawn, for the next time
   chain(node, 'onConnectionsChange', () => queueMicrotask(lookAtAll))
 }
 
@@ -150,7 +151,7 @@ function hostOf(node) {
       const [source, target] = ['source', 'target'].map((name) => textOf(pair.node, name, pair.path))
       if (source === null || target === null) return { hint: 'The prompts come from another node, so their words show only in the run.' }
       if (!source.trim()) return { hint: 'Write the source prompt, and its words appear here.' }
-      return comparisons.get({ node: runId(pair.node, pair.path), source, target })
+      return comparisons.get({ node: runId(pair.node, pair.path), source, target, breaks: hasBreaks(pair.node) })
     },
     output: () => app.nodeOutputs?.[outputKey(node, root())],
     picture: ({ filename, subfolder, type }) => api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`)
@@ -179,11 +180,11 @@ function keepFromCanvas(root) {
   })
 }
 
-async function ask(texts) {
+async function ask(question) {
   const response = await api.fetchApi('/p2p/alignment', {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify(texts)
+    body: JSON.stringify(question)
   })
   const answer = await response.json().catch(() => null)
   if (!response.ok || !answer) throw new Error(answer?.error ?? `The server gave no words (status ${response.status}).`)

@@ -10,6 +10,16 @@ from the_page import PATIENCE_MS, WORKFLOWS, open_workflow, read, screenshot, us
 from workflow_api import to_api
 
 CHANGED = 10_000  # ms, in which the page has shown a change
+# Whether the classic canvas shows a node as a fresh drawing of it does.
+DRAWN_AS_IT_IS = """n => {
+    const { canvas, ds } = app.canvas;
+    const [x, y, width, height] = [n.pos[0] + ds.offset[0], n.pos[1] + ds.offset[1], ...n.size].map(v => v * ds.scale);
+    const shown = () => canvas.getContext('2d').getImageData(x, y, width, height).data;
+    const before = shown();
+    app.canvas.draw(true, true);
+    const after = shown();
+    return before.every((value, i) => value === after[i]);
+}"""
 
 
 def workflow(name):
@@ -139,6 +149,8 @@ def test_the_words_follow_what_is_typed(page, renderer):
     for kind in ("shared", "swapped", "removed"):
         assert page.locator(".p2p-pair .p2p-head", has_text=kind).count(), f"{kind} is not told in words"
     screenshot(page, f"pair_{renderer}", fit=False)
+    if renderer == "classic":
+        assert node(page, "P2PPromptPair", DRAWN_AS_IT_IS), "it has grown, but is still drawn as it was"
 
 
 def test_kinds_differ_by_more_than_colour(page, renderer):

@@ -54,6 +54,17 @@ def test_the_hosts_own_tokenizer_answers_before_a_run(ask):
     assert answer["prompts"][0]["room"] == 75 and answer["prompts"][0]["tokens"] == 5
 
 
+def test_break_is_a_border_where_the_node_reads_it_so(ask):
+    body = {"source": "a cat BREAK on the grass", "target": ""}
+    ((_, joined), (_, plain)) = ask({**body, "breaks": True}, body)
+    (joined,), (plain,) = joined["prompts"], plain["prompts"]
+    assert [(word["text"], word["chunk"]) for word in joined["words"]] == [
+        ("a", 0), ("cat", 0), ("on", 1), ("the", 1), ("grass", 1),
+    ]  # fmt: skip
+    assert joined["chunks"] == 2 and joined["room"] == 150 and joined["tokens"] == 5
+    assert [word["text"] for word in plain["words"]] == ["a", "cat", "break", "on", "the", "grass"]
+
+
 def test_names_mean_their_words_to_the_nodes(ask, demo, host):
     """Whatever the page writes into a text box is found in the pair, at that word."""
     source = "a (red:1.3) cat's mirror, a café and a cat #2 at the lake-side"

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import test from 'node:test'
 
-import { originOf, outputKey, pairOf, pathTo, runId, textOf } from '../../web/graph.js'
+import { hasBreaks, originOf, outputKey, pairOf, pathTo, runId, textOf } from '../../web/graph.js'
 
 /** A graph as the page keeps it, from nodes {id, type, inputs: {name: [id, slot] or null}, ...}. */
 function graph(nodes, { id = 'root', outputs = [] } = {}) {
@@ -119,4 +119,9 @@ test('an unconnected slot has no origin', () => {
   const root = graph([{ id: 2, type: 'Any', inputs: { pair: null } }])
   assert.equal(originOf(root.nodes[0], 0, []), null)
   assert.equal(originOf(root.nodes[0], 5, []), null)
+})
+
+test('BREAK separates parts where conditionings made elsewhere are paired', () => {
+  assert.equal(hasBreaks({ comfyClass: 'P2PPairFromConditioning' }), true)
+  assert.equal(hasBreaks({ type: 'P2PPromptPair' }), false)
 })
