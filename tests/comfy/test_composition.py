@@ -507,18 +507,25 @@ def test_weights_of_lower_precision(run_node, sampling, three, plain, weights, c
 
 
 @pytest.mark.parametrize("other", [None, "LoRA", "image prompt (attn2_replace)"])
-def test_weights_that_stay_off_the_device(sampling, three, other, monkeypatch):
-    """--novram: weights are fetched layer by layer, and LoRAs applied as they come."""
+@pytest.mark.parametrize("state", ["LOW_VRAM", "NO_VRAM"])
+def test_weights_that_stay_off_the_device(sampling, three, state, other, monkeypatch):
+    """--lowvram, --novram: some or all weights are fetched layer by layer, and LoRAs applied as they come."""
     import comfy.model_management as management
 
     conditioning, pair = three
     model = sampling.model if other is None else PATCHES[other](sampling, sampling.model)
     wanted = sampled(sampling, chained(sampling, pair, model), conditioning)
     management.unload_all_models()
+    size = model.model_size()
     monkeypatch.setattr(management, "is_device_cpu", lambda device: False)
-    monkeypatch.setattr(management, "vram_state", management.VRAMState.NO_VRAM)
+    monkeypatch.setattr(management, "vram_state", management.VRAMState[state])
+    monkeypatch.setattr(management, "minimum_inference_memory", lambda: 0)
+    free = management.get_free_memory
+    monkeypatch.setattr(management, "get_free_memory", lambda device=None, *both: free(device, *both) if both else size)
+    monkeypatch.setattr(management, "MIN_WEIGHT_MEMORY_RATIO", 0.5)
     got = sampled(sampling, chained(sampling, pair, model), conditioning)
-    assert model.model.model_lowvram
+    loaded = model.loaded_size() / size
+    assert model.model.model_lowvram and (loaded == 0 if state == "NO_VRAM" else 0.2 < loaded < 0.8)
     management.unload_all_models()
     monkeypatch.undo()
     assert relative_error(got, wanted) < FLOAT32
