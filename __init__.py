@@ -15,6 +15,7 @@ async def comfy_entrypoint():
     from .nodes.invert import DDIMInvert, NullTextOptimize, ProximalGuidance
     from .nodes.maps import AttentionMaps, RecordAttention
     from .nodes.prompt_pair import PairFromConditioning, PromptPair
+    from .nodes.second_pass import SecondPass
 
     add_route()
 
@@ -31,6 +32,7 @@ async def comfy_entrypoint():
                 RecordAttention,
                 AttentionMaps,
                 Compare,
+                SecondPass,
                 DDIMInvert,
                 ProximalGuidance,
                 NullTextOptimize,

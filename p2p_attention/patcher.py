@@ -50,8 +50,9 @@ from .preview import SideBySidePreview
 from .prompt import Piece, Prompt, PromptPair, build_prompt, join_prompts, quoted, split_breaks, split_edits
 from .record import Recorder, gather
 from .run import EditRun
+from .second_pass import Continuation, count_pictures, noise_for_rows
 
-Work = Edit | Blend | Recorder | Proximal | Inversion  # what a patched model carries
+Work = Edit | Blend | Recorder | Proximal | Continuation | Inversion  # what a patched model carries
 
 KEY = "prompt_to_prompt"  # our name in the host's dictionaries
 PAIR_KEY = "p2p_pair"  # marks a conditioning with the pair it was made from
@@ -706,12 +707,16 @@ def _sampling_run(
     seed: int | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Around the host's sampling run: B seeds become B x R rows, and the works do theirs. OUTER_SAMPLE wrapper."""
+    """Around the host's sampling run: B seeds become B x R rows, and the works do theirs. OUTER_SAMPLE wrapper.
+
+    In a second pass, the B x R rows are there.
+    """
     guider = executor.class_obj
     patcher = guider.model_patcher
     works: tuple[Work, ...] = guider.model_options[KEY]
-    blends, recorders, guidances, inversions = (
-        [work for work in works if isinstance(work, kind)] for kind in (Blend, Recorder, Proximal, Inversion)
+    blends, recorders, guidances, second_passes, inversions = (
+        [work for work in works if isinstance(work, kind)]
+        for kind in (Blend, Recorder, Proximal, Continuation, Inversion)
     )
     for work in (*blends, *recorders):
         work.record.clear()
@@ -719,9 +724,11 @@ def _sampling_run(
     _refuse_context_windows(guider.model_options)
     _require_plain_guidance(guider, guidances)
     _require_optimised_for(guider, sigmas.tolist())
+    _require_one_beginning(second_passes, inversions)
     inversion = _inversion_run(next(iter(inversions), None), guider, sampler, sigmas, noise.shape, pairs)
 
-    seeds, rows = noise.shape[0], next(iter(pairs.values())).rows if pairs else 1
+    rows = next(iter(pairs.values())).rows if pairs else 1
+    seeds = count_pictures(len(noise), rows) if second_passes else len(noise)
     _repeat_for_rows(guider.conds, seeds, rows)
     size = noise.shape[-2:]
     run = EditRun([work for work in works if isinstance(work, Edit)], pairs, sigmas.tolist())
@@ -736,15 +743,20 @@ def _sampling_run(
     if inversion is not None:
         latent_image = inversions[0].image.to(latent_image)
         noise = _noise_to_start(inversion.start, latent_image, sigmas, patcher)
+    if second_passes:
+        noise = noise_for_rows(noise, rows)
+    else:
+        noise, latent_image = (each.repeat_interleave(rows, dim=0) for each in (noise, latent_image))
     if denoise_mask is not None:
         denoise_mask = denoise_mask.reshape(-1, 1, *denoise_mask.shape[-2:])  # as the host reads it
-        denoise_mask = repeat_to_batch_size(denoise_mask, seeds).repeat_interleave(rows, dim=0)
+        if len(denoise_mask) != len(noise):
+            denoise_mask = repeat_to_batch_size(denoise_mask, seeds).repeat_interleave(rows, dim=0)
     if "latent_shapes" in kwargs:
-        kwargs["latent_shapes"] = [(shape[0] * rows, *shape[1:]) for shape in kwargs["latent_shapes"]]
+        kwargs["latent_shapes"] = [(len(noise), *shape[1:]) for shape in kwargs["latent_shapes"]]
     preview = None if callback is None else SideBySidePreview(callback, rows)
     samples = executor(
-        noise.repeat_interleave(rows, dim=0),
-        latent_image.repeat_interleave(rows, dim=0),
+        noise,
+        latent_image,
         sampler,
         sigmas,
         denoise_mask,
@@ -861,6 +873,14 @@ def _refuse_context_windows(model_options: dict) -> None:
         raise ValueError(
             "Wanted source and edits in one batch, got context windows over the batch, which take them apart. Remove "
             "the Context Windows node or set its dim to another dimension than the batch (0)."
+        )
+
+
+def _require_one_beginning(second_passes: Sequence[Continuation], inversions: Sequence[Inversion]) -> None:
+    if second_passes and inversions:
+        raise ValueError(
+            "Wanted one beginning for the run, got P2P Second Pass, which goes on from a sampler's result, and P2P DDIM "
+            "Invert, which starts at a picture's noise. Connect the model from before P2P DDIM Invert to P2P Second Pass."
         )
 
 

@@ -254,6 +254,7 @@ def everything_that_takes_a_model(run_node, model, conditioning, pair):
         },
         "P2PRecordAttention": {"pair": pair, "words": "", "attention": "cross", "map_resolution": "auto"},
         "P2PProximalGuidance": {"pair": pair, "threshold": 0.7, "kind": "soft"},
+        "P2PSecondPass": {"pair": pair},
         "P2PDDIMInvert": {
             "conditioning": conditioning, "latent_image": image, "steps": 2, "scheduler": "normal", "denoise": 1.0,
             "refine_iterations": 0, "source_row": "pin",

@@ -18,6 +18,7 @@ NODES = [
     "P2PRecordAttention",
     "P2PAttentionMaps",
     "P2PCompare",
+    "P2PSecondPass",
     "P2PDDIMInvert",
     "P2PProximalGuidance",
     "P2PNullTextOptimize",

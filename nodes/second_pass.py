@@ -1,0 +1,30 @@
+"""P2P Second Pass: sample again what a first sampler made of source and edits."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..p2p_attention.patcher import attach
+from ..p2p_attention.second_pass import Continuation
+from .edit import model_and_pair, model_output
+from .prompt_pair import CATEGORY
+
+
+class SecondPass(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="P2PSecondPass",
+            display_name="P2P Second Pass",
+            category=CATEGORY,
+            description=(
+                "For a second sampler behind the first: a hires fix, a refiner, the rest of the steps. Its latents are "
+                "source and edits already, and each edit goes on from its own."
+            ),
+            inputs=model_and_pair(),
+            outputs=model_output(),
+        )
+
+    @classmethod
+    def execute(cls, model, pair) -> io.NodeOutput:
+        return io.NodeOutput(attach(model, Continuation(pair)))

@@ -1,0 +1,42 @@
+"""A second sampling pass: its latents are a sampler's result, source and edits already.
+
+As in a hires fix (sample, enlarge, sample again with less noise), in sampling the rest of the steps with another model,
+or with the same one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .prompt import PromptPair
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """The run's batch holds the rows of ``pair`` for each picture, and is not repeated for them."""
+
+    pair: PromptPair
+
+    def __deepcopy__(self, memo: dict) -> Continuation:
+        return self  # frozen; the host deep-copies what a model carries whenever a node clones it
+
+
+def count_pictures(batch: int, rows: int) -> int:
+    """B, how many pictures of R rows a batch of B R holds.
+
+    Raises:
+        ValueError: it does not hold whole pictures.
+    """
+    if batch % rows:
+        raise ValueError(
+            f"Wanted the latents of source and edits, {rows} for each picture, for P2P Second Pass, got {batch}. Connect "
+            "all that the first sampler made to the second one's latent_image."
+        )
+    return batch // rows
+
+
+def noise_for_rows(noise: torch.Tensor, rows: int) -> torch.Tensor:
+    """The noise that the B pictures alone would get, for all of each one's R rows: (B R, C, H, W)."""
+    return noise[: count_pictures(len(noise), rows)].repeat_interleave(rows, dim=0)
