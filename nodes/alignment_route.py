@@ -1,9 +1,11 @@
 """POST /p2p/alignment: the words of two prompts and how they are aligned, for the page to draw on the nodes.
 
 The JSON asked with: ``source`` and ``target``, the texts of a node that makes a pair; ``node``, its id in the run (in a
-subgraph with the subgraph's before it, ``5:12``); ``breaks``, true where ``BREAK`` separates parts. The answer: what ``comparison.compare`` gives and ``tokenizer``, with
-``connected`` true where it is that of the CLIP with which the node ran last; else it is ComfyUI's own for CLIP, whose
-vocabulary all CLIP encoders share. Bad input is answered with ``{"error": ...}`` and status 400.
+subgraph with the subgraph's before it, ``5:12``); ``breaks``, true where ``BREAK`` separates parts.
+
+The answer: what ``comparison.compare`` gives and ``tokenizer``, with ``connected`` true where it is that of the CLIP with
+which the node ran last; else it is ComfyUI's own for CLIP, whose vocabulary all CLIP encoders share. Bad input is
+answered with ``{"error": ...}`` and status 400.
 """
 
 from __future__ import annotations

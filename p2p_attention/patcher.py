@@ -879,8 +879,9 @@ def _refuse_context_windows(model_options: dict) -> None:
 def _require_one_beginning(second_passes: Sequence[Continuation], inversions: Sequence[Inversion]) -> None:
     if second_passes and inversions:
         raise ValueError(
-            "Wanted one beginning for the run, got P2P Second Pass, which goes on from a sampler's result, and P2P DDIM "
-            "Invert, which starts at a picture's noise. Connect the model from before P2P DDIM Invert to P2P Second Pass."
+            "Wanted one beginning for the run, got P2P Second Pass, which goes on from a sampler's result, and "
+            "P2P DDIM Invert, which starts at a picture's noise. Connect the model from before P2P DDIM Invert to "
+            "P2P Second Pass."
         )
 
 

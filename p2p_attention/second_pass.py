@@ -31,8 +31,8 @@ def count_pictures(batch: int, rows: int) -> int:
     """
     if batch % rows:
         raise ValueError(
-            f"Wanted the latents of source and edits, {rows} for each picture, for P2P Second Pass, got {batch}. Connect "
-            "all that the first sampler made to the second one's latent_image."
+            f"Wanted the latents of source and edits, {rows} for each picture, for P2P Second Pass, got {batch}. "
+            "Connect all that the first sampler made to the second one's latent_image."
         )
     return batch // rows
 

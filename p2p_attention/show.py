@@ -11,7 +11,7 @@ from .checks import require_between, require_one_of
 from .maps import MapRequest, row_name
 from .prompt import PromptPair
 from .record import AttentionMaps, BlendMasks, Record
-from .sheet import SheetRow, Tile, contact_sheet, heat_map, overlay
+from .sheet import SheetRow, Tile, heat_map, overlay
 
 STYLES = ("overlay", "heat map")
 TIMES = ("whole run", "early, middle, late")
@@ -49,26 +49,6 @@ def show_masks(
     return masks, edited * (OUTSIDE + (1.0 - OUTSIDE) * masks[..., None])
 
 
-def show_maps(
-    record: Record[AttentionMaps],
-    samples: torch.Tensor,
-    images: torch.Tensor | None = None,
-    style: str = STYLES[0],
-    time: str = TIMES[0],
-    seed_number: int = 1,
-    components: int = 6,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A sheet of a run's attention maps: words across, source and edits down (Hertz et al. 2023, Figure 4).
-
-    Args: see ``map_rows``.
-
-    Returns:
-        The sheet (1, height, width, 3), and the maps on it, each stretched to 0..1: (maps, h, w).
-    """
-    rows, masks = map_rows(record, samples, images, style, time, seed_number, components)
-    return contact_sheet(rows), masks
-
-
 def map_rows(
     record: Record[AttentionMaps],
     samples: torch.Tensor,
@@ -78,7 +58,9 @@ def map_rows(
     seed_number: int = 1,
     components: int = 6,
 ) -> tuple[list[SheetRow], torch.Tensor]:
-    """A run's attention maps as labelled pictures, a row for each prompt (and part of the run).
+    """A run's attention maps as labelled pictures, a row for each prompt and part of the run.
+
+    Hertz et al. 2023, Figure 4.
 
     Args:
         record: of the run.

@@ -22,7 +22,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def opened_page(server, tmp_path_factory):
-    """Closed after each module: while Playwright is open, its event loop is the thread's, and nothing else may run one."""
+    """Closed after each module: while it is open, Playwright's event loop is the thread's, and no other may run."""
     with opened(server, tmp_path_factory.mktemp("browser")) as page:
         yield page
 

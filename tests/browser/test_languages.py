@@ -13,7 +13,7 @@ import pytest
 from comfy_server import ROOT, ComfyServer
 
 sys.path.append(str(Path(__file__).parent))
-from the_page import FLAGS, PATIENCE_MS, SCREENSHOTS, SETTINGS, find_browser, open_workflow, screenshot  # noqa: E402
+from the_page import SCREENSHOTS, find_browser, open_workflow, opened, screenshot  # noqa: E402
 
 LANGUAGE = "ko"
 WORDS_ON_NODES = """() => Object.fromEntries(Object.entries(LiteGraph.registered_node_types)
@@ -51,19 +51,8 @@ def server():
 
 @pytest.fixture
 def page(server, tmp_path):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch_persistent_context(
-            tmp_path, executable_path=find_browser(), headless=True, args=FLAGS,
-            viewport={"width": 1600, "height": 900})
-        browser.request.post(f"{server.url}/api/settings", data=SETTINGS | {"Comfy.Locale": LANGUAGE})
-        page = browser.pages[0]
-        page.set_default_timeout(PATIENCE_MS)
-        page.goto(server.url)
-        page.wait_for_function("Boolean(window.app?.graph && window.LiteGraph?.registered_node_types?.P2PPromptPair)")
+    with opened(server, tmp_path, **{"Comfy.Locale": LANGUAGE}) as page:
         yield page
-        browser.close()
 
 
 def test_the_page_speaks_the_language(page):

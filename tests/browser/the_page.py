@@ -29,8 +29,8 @@ def find_browser():
 
 
 @contextlib.contextmanager
-def opened(server, profile):
-    """The page, ready; ``page.complaints`` is what the browser's console said about the pack."""
+def opened(server, profile, **settings):
+    """The page, ready, with these settings, too; ``page.complaints`` is what its console said about the pack."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -51,7 +51,7 @@ def opened(server, profile):
 
         page.on("console", listen)
         page.on("pageerror", lambda error: page.complaints.append(f"{error.message}\n{error.stack}"))
-        page.request.post(f"{server.url}/api/settings", data=SETTINGS)
+        page.request.post(f"{server.url}/api/settings", data=SETTINGS | settings)
         page.goto(server.url)
         # Ready when the graph can be edited and the pack's nodes are registered.
         page.wait_for_function("Boolean(window.app?.graph && window.LiteGraph?.registered_node_types?.P2PPromptPair)")

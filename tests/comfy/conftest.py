@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).parent))  # for the helper modules beside the tests
 import real_host  # noqa: E402
@@ -23,6 +24,15 @@ def host():
 def run_node(host):
     """Run a node by id with keyword inputs; gives its outputs as a tuple."""
     return lambda node_id, **inputs: real_host.run_node(host.node(node_id), **inputs)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """On several threads PyTorch's rounding depends on the number of rows, which an edit may enlarge."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

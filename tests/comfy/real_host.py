@@ -35,7 +35,8 @@ def load_pack() -> SimpleNamespace:
     ``node(id)`` is a node class of the host or the pack; ``module(name)`` a module of the loaded pack; ``schemas()``
     those of the pack's nodes.
     """
-    import utils.extra_config  # noqa: F401  as main.py does: ``nodes`` puts comfy/ first on the path, with another utils
+    # As main.py does, before ``nodes`` puts comfy/ first on the path, where another utils lies.
+    import utils.extra_config  # noqa: F401
 
     import nodes
 

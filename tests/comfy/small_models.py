@@ -24,6 +24,15 @@ UNET = {
     "legacy": False,
     "dtype": torch.float32,
 }
+SDXL_UNET = {
+    **UNET,
+    "context_dim": 64,
+    "use_linear_in_transformer": True,
+    "transformer_depth": [0, 2, 1],
+    "transformer_depth_output": [1, 1, 2, 2, 0, 0],
+    "adm_in_channels": 32 + 6 * 256,
+    "num_classes": "sequential",
+}
 
 
 def randomise(module: torch.nn.Module, seed: int) -> None:
@@ -87,16 +96,7 @@ def sdxl():
     import comfy.sdxl_clip
     import comfy.supported_models
 
-    unet = {
-        **UNET,
-        "context_dim": 64,
-        "use_linear_in_transformer": True,
-        "transformer_depth": [0, 2, 1],
-        "transformer_depth_output": [1, 1, 2, 2, 0, 0],
-        "adm_in_channels": 32 + 6 * 256,
-        "num_classes": "sequential",
-    }
-    config = comfy.supported_models.SDXL(unet)
+    config = comfy.supported_models.SDXL(dict(SDXL_UNET))
     config.unet_config["num_head_channels"] = 16  # 64 in the real one
     model = comfy.model_base.SDXL(config, model_type=comfy.model_base.ModelType.EPS)
     return _patcher(model), _clip(comfy.sdxl_clip.SDXLClipModel, comfy.sdxl_clip.SDXLTokenizer, ["l", "g"])
@@ -109,14 +109,10 @@ def vega():
     import comfy.supported_models
 
     unet = {
-        **UNET,
-        "context_dim": 64,
-        "use_linear_in_transformer": True,
+        **SDXL_UNET,
         "transformer_depth": [0, 1, 2],
         "transformer_depth_output": [0, 0, 1, 1, 2, 3],
         "transformer_depth_middle": -1,
-        "adm_in_channels": 32 + 6 * 256,
-        "num_classes": "sequential",
     }
     config = comfy.supported_models.Segmind_Vega(unet)
     config.unet_config["num_head_channels"] = 16
@@ -131,13 +127,11 @@ def refiner():
     import comfy.supported_models
 
     unet = {
-        **UNET,
+        **SDXL_UNET,
         "context_dim": 32,
-        "use_linear_in_transformer": True,
         "transformer_depth": [0, 2, 0],
         "transformer_depth_output": [0, 0, 2, 2, 0, 0],
         "adm_in_channels": 32 + 5 * 256,
-        "num_classes": "sequential",
     }
     config = comfy.supported_models.SDXLRefiner(unet)
     config.unet_config["num_head_channels"] = 16

@@ -10,17 +10,10 @@ from sampling import DEFAULTS, NO_WINDOW, PHRASE, SWAP, Sampling, drawn_once_for
 from small_models import FAMILIES, OTHERS, other
 from test_edits import check_against_explicit_softmax
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FAMILY_NAMES = list(FAMILIES)
 SEEDS = 2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On several threads PyTorch's rounding depends on the number of rows, which an edit may enlarge."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -28,14 +28,7 @@ sys.path.append(str(PACK / "tests" / "bench"))
 import samplers as bench_of_samplers  # noqa: E402
 from samplers import SECTIONS  # noqa: E402
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On several threads PyTorch's rounding depends on the number of rows, which an edit may enlarge."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,17 @@ import torch.nn.functional as F
 
 from p2p_attention.maps import MapRequest, MapRun, WordPositions
 from p2p_attention.record import AttentionMaps, BlendMasks, Record, gather, record_attention
-from p2p_attention.show import STYLES, TIMES, show_maps, show_masks
+from p2p_attention.sheet import contact_sheet
+from p2p_attention.show import STYLES, TIMES, map_rows, show_masks
 
 EMPTY = "record of a finished run, got none.*Connect that node's model"
 OTHER = "latent of the recorded run.*Connect the output of the sampler"
+
+
+def show_maps(*what, **how):
+    """The sheet, as P2P Attention Maps makes it, and the maps on it."""
+    rows, masks = map_rows(*what, **how)
+    return contact_sheet(rows), masks
 
 
 def noise(*shape, seed=1):

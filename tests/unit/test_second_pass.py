@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from p2p_attention.second_pass import count_pictures, noise_for_rows
 
 
