@@ -3,8 +3,8 @@
 The JSON asked with: ``source`` and ``target``, the texts of a node that makes a pair; ``node``, its id in the run (in a
 subgraph with the subgraph's before it, ``5:12``); ``breaks``, true where ``BREAK`` separates parts.
 
-The answer: what ``comparison.compare`` gives and ``tokenizer``, with ``connected`` true where it is that of the CLIP with
-which the node ran last; else it is ComfyUI's own for CLIP, whose vocabulary all CLIP encoders share. Bad input is
+The answer: what ``comparison.compare`` gives and ``tokenizer``, with ``connected`` true where it is that of the CLIP
+with which the node ran last; else it is ComfyUI's own for CLIP, whose vocabulary all CLIP encoders share. Bad input is
 answered with ``{"error": ...}`` and status 400.
 """
 

@@ -23,8 +23,6 @@ import comfy.samplers
 import folder_paths
 import latent_preview
 import torch
-from comfy.controlnet import ControlBase
-from comfy.hooks import HookGroup
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
@@ -40,6 +38,7 @@ from .attention import (
 )
 from .blend import Blend, BlendRun
 from .checks import require_between, require_one_of
+from .conditionings import PAIR_KEY, first_row, parts_by_row, stack_parts, stack_rows
 from .edit import Edit
 from .guidance import Proximal, proximal
 from .invert import DENOISE, ITERATIONS, SOURCE_ROWS, STEPS, Inversion, InversionRun, invert
@@ -55,7 +54,6 @@ from .second_pass import Continuation, count_pictures, noise_for_rows
 Work = Edit | Blend | Recorder | Proximal | Continuation | Inversion  # what a patched model carries
 
 KEY = "prompt_to_prompt"  # our name in the host's dictionaries
-PAIR_KEY = "p2p_pair"  # marks a conditioning with the pair it was made from
 NULL_TEXT_KEY = "p2p_null_text"  # marks a negative with the guidance and noise levels it was optimised for
 STEP_KEY = "p2p_step"  # the step of a model call, read once per call
 WHOLE_CHUNKS_KEY = "p2p_whole_chunks"  # whether other patches of a model call may take its rows apart by chunks
@@ -89,7 +87,7 @@ def encode_pair(clip: Any, source: str, target: str) -> tuple[list, PromptPair]:
     prompts = _read_prompts(clip, source, target, _tokenize)
     schedules = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt.text)) for prompt in prompts]
     pair = _make_pair(clip, prompts, schedules[0][0][0])
-    return [_stack_rows(rows, pair) for rows in zip(*schedules, strict=True)], pair
+    return [stack_rows(rows, pair) for rows in zip(*schedules, strict=True)], pair
 
 
 def pair_conditionings(
@@ -115,15 +113,9 @@ def pair_conditionings(
         ValueError: the texts do not fit the conditionings, or something differs that the rows have to share.
     """
     prompts = _read_prompts(clip, source, target, _tokenize_parts)
-    sides = [source_conditioning, *_of_each_edit(len(prompts) - 1, len(source_conditioning), target_conditioning)]
-    parts = [list(map(_checked_row, itertools.count(), rows, prompts)) for rows in zip(*sides, strict=True)]
+    parts = parts_by_row(prompts, source_conditioning, target_conditioning)
     pair = _make_pair(clip, prompts, parts[0][0][0])
-    _require_one_width(parts, pair)
-    common = [_is_common(rows, pair) for rows in parts]
-    _require_the_texts(parts, common, pair)
-    _require_shared_extras(parts, common)
-    stacked = [rows[0] if alike else _stack_rows(rows, pair) for rows, alike in zip(parts, common, strict=True)]
-    return stacked, pair
+    return stack_parts(parts, pair), pair
 
 
 def _read_prompts(clip: Any, source: str, target: str, read: Callable[[Any, str], Prompt]) -> tuple[Prompt, ...]:
@@ -215,148 +207,6 @@ def _piece(clip: Any, token: int | torch.Tensor, weight: float, group: int) -> P
         return Piece(int(token), clip.tokenizer.untokenize([(token, weight)])[0][1], group)
     digest = hashlib.sha1(token.detach().float().cpu().numpy().tobytes()).hexdigest()
     return Piece(digest, "(embedding)", group)
-
-
-def _of_each_edit(edits: int, parts: int, conditioning: list | None) -> list[list]:
-    """The target conditioning, taken apart into those of the edits, each of as many parts as the source's."""
-    given = len(conditioning or ())
-    if not parts:
-        raise ValueError("Wanted a source_conditioning, got an empty one. Connect the encoding of the source text.")
-    if given != edits * parts:
-        raise ValueError(
-            f"Wanted a target_conditioning of {edits * parts} parts ({edits} edited texts, {parts} parts in the "
-            f"source_conditioning), got {given}. Several edits are separated by a line '---' in target, their "
-            "conditionings combined in that order by Conditioning (Combine). A part that only one side has is combined "
-            "with this node's conditioning instead. Without an edit, leave both target and target_conditioning empty."
-        )
-    return [conditioning[first : first + parts] for first in range(0, given, parts)]
-
-
-def _checked_row(row: int, entry: list, prompt: Prompt) -> list:
-    """One part of one side, after checking that it is one row as its text makes it."""
-    context, extras = entry
-    side = row_name(row)
-    if PAIR_KEY in extras:
-        raise ValueError(
-            f"Wanted the encoding of one text for the {side}, got a prompt pair's conditioning. Connect the encoding "
-            "itself, such as CLIP Text Encode's; several pairs are combined by Conditioning (Combine)."
-        )
-    if not torch.is_tensor(context) or context.ndim != 3 or len(context) != 1:
-        shape = list(context.shape) if torch.is_tensor(context) else type(context).__name__
-        raise ValueError(
-            f"Wanted one row for the {side}, [1, positions, width], got {shape}. Connect the encoding of one text; "
-            "several edits' encodings are combined by Conditioning (Combine)."
-        )
-    if context.shape[1] != prompt.length:
-        raise ValueError(
-            f"Wanted {prompt.length} positions for the {side}, which is what its text {quoted(prompt.text)} takes, got "
-            f"{context.shape[1]}. "
-            + (
-                "Write the whole text that was encoded: BREAK between texts that were joined by Conditioning (Concat), "
-                "or at the end where an encoder added an empty part."
-                if context.shape[1] > prompt.length
-                else "Write the text that was encoded, and no more."
-            )
-        )
-    pooled = extras.get("pooled_output")
-    if pooled is not None and len(pooled) != 1:
-        raise ValueError(
-            f"Wanted one row in the pooled_output of the {side}, got {len(pooled)}. Connect the encoding of one text."
-        )
-    return [context, extras]
-
-
-def _require_one_width(parts: Sequence[Sequence[list]], pair: PromptPair) -> None:
-    for row, (context, _) in ((row, entry) for rows in parts for row, entry in enumerate(rows)):
-        if context.shape[2] != pair.context_dim:
-            raise ValueError(
-                f"Wanted the width of the source's encoding, {pair.context_dim}, for the {row_name(row)}, got "
-                f"{context.shape[2]}: they come from different text encoders. Encode both with the same one."
-            )
-
-
-def _is_common(rows: Sequence[list], pair: PromptPair) -> bool:
-    """Whether a part is the same for all rows though their texts differ: then it says something else than these."""
-    texts = {prompt.ids for prompt in (pair.source, *pair.targets)}
-    return len(texts) > 1 and all(_alike(context, rows[0][0]) for context, _ in rows)
-
-
-def _require_the_texts(parts: Sequence[Sequence[list]], common: Sequence[bool], pair: PromptPair) -> None:
-    """Every part that is not common has to say the texts, as far as it can be known without reading tensors."""
-    said = [rows for rows, alike in zip(parts, common, strict=True) if not alike]
-    for row, prompt in enumerate(pair.targets, 1):
-        if prompt.ids != pair.source.ids and (not said or any(_alike(rows[0][0], rows[row][0]) for rows in said)):
-            raise ValueError(
-                f"Wanted an encoding of {quoted(prompt.text)} for {row_name(row)}, got the same tensors as for the "
-                f"source, {quoted(pair.source.text)}. Connect the edited text's encoding to target_conditioning."
-            )
-    for part, rows in enumerate(said):
-        for other in said[:part]:
-            extras, earlier = rows[0][1], other[0][1]
-            # hooks may change the text encoder, even in the course of a run: one text then has several encodings
-            encoded_alike = "clip_start_percent" not in extras and _alike(extras.get("hooks"), earlier.get("hooks"))
-            if encoded_alike and not all(_alike(a[0], b[0]) for a, b in zip(rows, other, strict=True)):
-                raise ValueError(
-                    f"Wanted parts that all say the same texts ({quoted(pair.source.text)}, ...), got two that say "
-                    "different things. Make a pair of each, P2P Pair From Conditioning before Conditioning (Combine)."
-                )
-
-
-def _require_shared_extras(parts: Sequence[Sequence[list]], common: Sequence[bool]) -> None:
-    """The rows of one conditioning share everything but the context and its pooled row."""
-    for rows, alike in zip(parts, common, strict=True):
-        source = rows[0][1]
-        for row, (_, extras) in enumerate(rows[1:], 1):
-            for key in sorted({*source, *extras}, key=str):
-                wanted, got = source.get(key), extras.get(key)
-                by_row = key == "pooled_output" and not alike and None not in (wanted, got)
-                if by_row and wanted.shape == got.shape or _alike(wanted, got):
-                    continue
-                raise ValueError(
-                    f"Wanted the same {key} for source and {row_name(row)}, which one conditioning shares, got "
-                    f"{_shown(wanted)} and {_shown(got)}. Set both alike, or set it behind P2P Pair From Conditioning, "
-                    "on its conditioning."
-                )
-
-
-def _alike(a: Any, b: Any) -> bool:
-    """Whether two values of a conditioning mean the same to the sampler."""
-    if a is b:
-        return True
-    if torch.is_tensor(a) and torch.is_tensor(b):
-        return a.shape == b.shape and torch.equal(a, b.to(a))
-    if type(a) is not type(b):
-        return isinstance(a, numbers.Number) and isinstance(b, numbers.Number) and a == b
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_alike(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(_alike, a, b))
-    if isinstance(a, HookGroup):
-        return _alike(*([(hook, hook.hook_keyframe) for hook in group.hooks] for group in (a, b)))
-    if isinstance(a, ControlBase):  # each Apply ControlNet node makes a copy of its own
-        return _alike(vars(a), vars(b))
-    return (a == b) is True
-
-
-def _shown(value: Any) -> str:
-    """A value of a conditioning, for a message."""
-    if torch.is_tensor(value):
-        return f"a tensor {list(value.shape)}"
-    if value is None or isinstance(value, (numbers.Number, str, tuple)):
-        return "none" if value is None else quoted(value)
-    return f"another {type(value).__name__}"
-
-
-def _stack_rows(rows: Sequence[list], pair: PromptPair) -> list:
-    """One conditioning entry of R rows from R entries of one row each."""
-    tensors = [
-        context.repeat(1, pair.length // prompt.length, 1)
-        for (context, _), prompt in zip(rows, (pair.source, *pair.targets), strict=True)
-    ]
-    extras = {**rows[0][1], PAIR_KEY: pair}
-    if extras.get("pooled_output") is not None:
-        extras["pooled_output"] = torch.cat([row_extras["pooled_output"] for _, row_extras in rows])
-    return [torch.cat(tensors), extras]
 
 
 # ----------------------------------------------------------------------------------------------------- patching models
@@ -488,7 +338,7 @@ def ddim_invert(
         found.append(invert(denoised_at, x, levels, refine_iterations, progress))
         return found[0][0][0]
 
-    source = [_first_row(entry) for entry in conditioning]
+    source = [first_row(entry) for entry in conditioning]
     noise = comfy.sample.sample_custom(
         bare, torch.zeros_like(image), 1.0, comfy.samplers.KSAMPLER(backwards), falling.flip(0), source, source, image
     )
@@ -563,7 +413,7 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
         cfg,
         comfy.samplers.KSAMPLER(optimise),
         torch.tensor(inversion.sigmas),
-        [_first_row(positive[0])],
+        [first_row(positive[0])],
         negative,
         inversion.image,
         disable_pbar=True,
@@ -616,15 +466,6 @@ def _without_works(model: Any) -> Any:
     bare.model_options.pop(KEY, None)
     bare.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     return bare
-
-
-def _first_row(entry: list) -> list:
-    """The source's part of a conditioning entry; no longer a pair's."""
-    context, extras = entry
-    extras = {key: value for key, value in extras.items() if key != PAIR_KEY}
-    if extras.get("pooled_output") is not None:
-        extras["pooled_output"] = extras["pooled_output"][:1]
-    return [context[:1], extras]
 
 
 def _inversion_run(

@@ -1,0 +1,206 @@
+"""Conditionings as rows: several become the rows of one, after checking that they can, and the source's is taken out.
+
+A conditioning is ComfyUI's: a list of parts ``[context, extras]``, a tensor (rows, positions, width) and a dictionary.
+"""
+
+from __future__ import annotations
+
+import itertools
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .maps import row_name
+from .prompt import Prompt, PromptPair, quoted
+
+PAIR_KEY = "p2p_pair"  # marks a part with the pair it was made from
+Part = list  # [context, extras]
+
+
+def parts_by_row(
+    prompts: Sequence[Prompt], source_conditioning: list, target_conditioning: list | None
+) -> list[list[Part]]:
+    """For each part the rows of source and edits, after checking that each is one row as its text makes it.
+
+    Args:
+        prompts: the texts of source and edits.
+        source_conditioning: of the picture to edit.
+        target_conditioning: of the edit; of several edits one behind the other.
+
+    Raises:
+        ValueError: the texts do not fit the conditionings.
+    """
+    edits = _of_each_edit(len(prompts) - 1, len(source_conditioning), target_conditioning)
+    sides = [source_conditioning, *edits]
+    return [list(map(_checked_row, itertools.count(), rows, prompts)) for rows in zip(*sides, strict=True)]
+
+
+def stack_parts(parts: Sequence[Sequence[Part]], pair: PromptPair) -> list[Part]:
+    """The conditioning whose rows are those of ``parts``.
+
+    A part that is the same for all rows, while the texts differ, is not of these texts and is left as it is.
+
+    Raises:
+        ValueError: something differs that the rows have to share, or an edit is not encoded.
+    """
+    _require_one_width(parts, pair)
+    common = [_is_common(rows, pair) for rows in parts]
+    _require_the_texts(parts, common, pair)
+    _require_shared_extras(parts, common)
+    return [rows[0] if alike else stack_rows(rows, pair) for rows, alike in zip(parts, common, strict=True)]
+
+
+def stack_rows(rows: Sequence[Part], pair: PromptPair) -> Part:
+    """One part of R rows from R parts of one row each.
+
+    A shorter context is repeated, which leaves attention as it is.
+    """
+    tensors = [
+        context.repeat(1, pair.length // prompt.length, 1)
+        for (context, _), prompt in zip(rows, (pair.source, *pair.targets), strict=True)
+    ]
+    extras = {**rows[0][1], PAIR_KEY: pair}
+    if extras.get("pooled_output") is not None:
+        extras["pooled_output"] = torch.cat([row_extras["pooled_output"] for _, row_extras in rows])
+    return [torch.cat(tensors), extras]
+
+
+def first_row(part: Part) -> Part:
+    """The source's row of a part; no longer a pair's."""
+    context, extras = part
+    extras = {key: value for key, value in extras.items() if key != PAIR_KEY}
+    if extras.get("pooled_output") is not None:
+        extras["pooled_output"] = extras["pooled_output"][:1]
+    return [context[:1], extras]
+
+
+def _of_each_edit(edits: int, parts: int, conditioning: list | None) -> list[list[Part]]:
+    """The target conditioning, taken apart into those of the edits, each of as many parts as the source's."""
+    given = len(conditioning or ())
+    if not parts:
+        raise ValueError("Wanted a source_conditioning, got an empty one. Connect the encoding of the source text.")
+    if given != edits * parts:
+        raise ValueError(
+            f"Wanted a target_conditioning of {edits * parts} parts ({edits} edited texts, {parts} parts in the "
+            f"source_conditioning), got {given}. Several edits are separated by a line '---' in target, their "
+            "conditionings combined in that order by Conditioning (Combine). A part that only one side has is combined "
+            "with this node's conditioning instead. Without an edit, leave both target and target_conditioning empty."
+        )
+    return [conditioning[first : first + parts] for first in range(0, given, parts)]
+
+
+def _checked_row(row: int, part: Part, prompt: Prompt) -> Part:
+    """One part of one side, after checking that it is one row as its text makes it."""
+    context, extras = part
+    side = row_name(row)
+    if PAIR_KEY in extras:
+        raise ValueError(
+            f"Wanted the encoding of one text for the {side}, got a prompt pair's conditioning. Connect the encoding "
+            "itself, such as CLIP Text Encode's; several pairs are combined by Conditioning (Combine)."
+        )
+    if not torch.is_tensor(context) or context.ndim != 3 or len(context) != 1:
+        shape = list(context.shape) if torch.is_tensor(context) else type(context).__name__
+        raise ValueError(
+            f"Wanted one row for the {side}, [1, positions, width], got {shape}. Connect the encoding of one text; "
+            "several edits' encodings are combined by Conditioning (Combine)."
+        )
+    if context.shape[1] != prompt.length:
+        raise ValueError(
+            f"Wanted {prompt.length} positions for the {side}, which is what its text {quoted(prompt.text)} takes, got "
+            f"{context.shape[1]}. "
+            + (
+                "Write the whole text that was encoded: BREAK between texts that were joined by Conditioning (Concat), "
+                "or at the end where an encoder added an empty part."
+                if context.shape[1] > prompt.length
+                else "Write the text that was encoded, and no more."
+            )
+        )
+    pooled = extras.get("pooled_output")
+    if pooled is not None and len(pooled) != 1:
+        raise ValueError(
+            f"Wanted one row in the pooled_output of the {side}, got {len(pooled)}. Connect the encoding of one text."
+        )
+    return [context, extras]
+
+
+def _require_one_width(parts: Sequence[Sequence[Part]], pair: PromptPair) -> None:
+    for row, (context, _) in ((row, entry) for rows in parts for row, entry in enumerate(rows)):
+        if context.shape[2] != pair.context_dim:
+            raise ValueError(
+                f"Wanted the width of the source's encoding, {pair.context_dim}, for the {row_name(row)}, got "
+                f"{context.shape[2]}: they come from different text encoders. Encode both with the same one."
+            )
+
+
+def _is_common(rows: Sequence[Part], pair: PromptPair) -> bool:
+    """Whether a part is the same for all rows though their texts differ: then it says something else than these."""
+    texts = {prompt.ids for prompt in (pair.source, *pair.targets)}
+    return len(texts) > 1 and all(_alike(context, rows[0][0]) for context, _ in rows)
+
+
+def _require_the_texts(parts: Sequence[Sequence[Part]], common: Sequence[bool], pair: PromptPair) -> None:
+    """Every part that is not common has to say the texts, as far as it can be known without reading tensors."""
+    said = [rows for rows, alike in zip(parts, common, strict=True) if not alike]
+    for row, prompt in enumerate(pair.targets, 1):
+        if prompt.ids != pair.source.ids and (not said or any(_alike(rows[0][0], rows[row][0]) for rows in said)):
+            raise ValueError(
+                f"Wanted an encoding of {quoted(prompt.text)} for {row_name(row)}, got the same tensors as for the "
+                f"source, {quoted(pair.source.text)}. Connect the edited text's encoding to target_conditioning."
+            )
+    for part, rows in enumerate(said):
+        for other in said[:part]:
+            extras, earlier = rows[0][1], other[0][1]
+            # hooks may change the text encoder, even in the course of a run: one text then has several encodings
+            encoded_alike = "clip_start_percent" not in extras and _alike(extras.get("hooks"), earlier.get("hooks"))
+            if encoded_alike and not all(_alike(a[0], b[0]) for a, b in zip(rows, other, strict=True)):
+                raise ValueError(
+                    f"Wanted parts that all say the same texts ({quoted(pair.source.text)}, ...), got two that say "
+                    "different things. Make a pair of each, P2P Pair From Conditioning before Conditioning (Combine)."
+                )
+
+
+def _require_shared_extras(parts: Sequence[Sequence[Part]], common: Sequence[bool]) -> None:
+    """The rows of one conditioning share everything but the context and its pooled row."""
+    for rows, alike in zip(parts, common, strict=True):
+        source = rows[0][1]
+        for row, (_, extras) in enumerate(rows[1:], 1):
+            for key in sorted({*source, *extras}, key=str):
+                wanted, got = source.get(key), extras.get(key)
+                by_row = key == "pooled_output" and not alike and None not in (wanted, got)
+                if by_row and wanted.shape == got.shape or _alike(wanted, got):
+                    continue
+                raise ValueError(
+                    f"Wanted the same {key} for source and {row_name(row)}, which one conditioning shares, got "
+                    f"{_shown(wanted)} and {_shown(got)}. Set both alike, or set it behind P2P Pair From Conditioning, "
+                    "on its conditioning."
+                )
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two values of a conditioning mean the same to the sampler."""
+    if a is b:
+        return True
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return a.shape == b.shape and torch.equal(a, b.to(a))
+    if type(a) is not type(b):
+        return isinstance(a, numbers.Number) and isinstance(b, numbers.Number) and a == b
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_alike(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    if hasattr(a, "hooks"):  # the host's hooks are equal whenever they do the same, though at other steps
+        return _alike(*([(hook, hook.hook_keyframe) for hook in group.hooks] for group in (a, b)))
+    if hasattr(a, "cond_hint_original"):  # a ControlNet; each Apply ControlNet node makes a copy of its own
+        return _alike(vars(a), vars(b))
+    return (a == b) is True
+
+
+def _shown(value: Any) -> str:
+    """A value of a conditioning, for a message."""
+    if torch.is_tensor(value):
+        return f"a tensor {list(value.shape)}"
+    if value is None or isinstance(value, (numbers.Number, str, tuple)):
+        return "none" if value is None else quoted(value)
+    return f"another {type(value).__name__}"
