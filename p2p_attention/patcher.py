@@ -584,14 +584,12 @@ def _sampling_run(
     if inversion is not None:
         latent_image = inversions[0].image.to(latent_image)
         noise = _noise_to_start(inversion.start, latent_image, sigmas, patcher)
+    if denoise_mask is not None:
+        denoise_mask = _mask_for_rows(denoise_mask, noise.shape, seeds, rows)
     if second_passes:
         noise = noise_for_rows(noise, rows)
     else:
         noise, latent_image = (each.repeat_interleave(rows, dim=0) for each in (noise, latent_image))
-    if denoise_mask is not None:
-        denoise_mask = denoise_mask.reshape(-1, 1, *denoise_mask.shape[-2:])  # as the host reads it
-        if len(denoise_mask) != len(noise):
-            denoise_mask = repeat_to_batch_size(denoise_mask, seeds).repeat_interleave(rows, dim=0)
     if "latent_shapes" in kwargs:
         kwargs["latent_shapes"] = [(len(noise), *shape[1:]) for shape in kwargs["latent_shapes"]]
     preview = None if callback is None else SideBySidePreview(callback, rows)
@@ -629,6 +627,19 @@ def _look_at_the_loaded_model(model_options: dict) -> None:
         return executor(guider, *args, **kwargs)
 
     add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, around_sampler, model_options, is_model_options=True)
+
+
+def _mask_for_rows(mask: torch.Tensor, shape: torch.Size, seeds: int, rows: int) -> torch.Tensor:
+    """A noise mask of one for all, one for each picture, or one for each row: (B R, 1, h, w).
+
+    Newer hosts (after 0.3.75) hand over what they made of it, in the latents' ``shape``, alike for each channel.
+    """
+    if mask.ndim == len(shape) and mask.shape[:2] == shape[:2]:
+        mask = mask[:, :1]
+    mask = mask.reshape(-1, 1, *mask.shape[-2:])
+    if len(mask) == seeds * rows:
+        return mask
+    return repeat_to_batch_size(mask, seeds).repeat_interleave(rows, dim=0)
 
 
 def _repeat_for_rows(conds: dict[str, list[dict]], seeds: int, rows: int) -> None:

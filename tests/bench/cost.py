@@ -1,8 +1,9 @@
-"""What an edit costs: time and peak memory of a P2P run over the stock KSampler on the same rows, as ratios.
+"""What an edit costs: time, arithmetic and peak memory of a P2P run over the stock KSampler on the same rows: ratios.
 
 Beside it, the same edit the way the research code does it, with every attention map built. All in one process, in
-turn, round after round; a ratio is the median over the rounds. Edits are in force during the whole run, the dearest
-case. On a CPU, time is that of the processor, on one thread.
+turn, round after round; a ratio of times is the median over the rounds. Edits are in force during the whole run, the
+dearest case. On a CPU, time is that of the processor, on one thread. Arithmetic is counted (products of matrices and
+convolutions), so it is the same on every machine.
 
     python dev.py bench cost                             full SD 1.5, latent 64 x 64
     python dev.py bench cost --family sdxl               full SDXL, latent 128 x 128
@@ -17,6 +18,7 @@ import sys
 import time
 import weakref
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "comfy"))
 sys.path.append(str(Path(__file__).parent))
@@ -50,7 +52,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--channels", type=int, default=320, help="width of the UNet; both have 320")
     parser.add_argument("--latent", type=int, help="height and width of the latent (SD 1.5: 64, SDXL: 128)")
     parser.add_argument("--steps", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="of timing; 0: only arithmetic and memory")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     parser.add_argument(
@@ -62,6 +64,15 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     return parser.parse_args()
+
+
+def arithmetic_and_peak(function, device: str) -> tuple[int, int]:
+    """Floating-point operations of ``function``, and most bytes of tensors alive at once that it made."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        peak = peak_bytes(function, device)
+    return counter.get_total_flops(), peak
 
 
 def peak_bytes(function, device: str) -> int:
@@ -106,6 +117,21 @@ def peak_bytes(function, device: str) -> int:
     with Ledger() as ledger:
         function()
     return ledger.peak
+
+
+class Ratios(NamedTuple):
+    """Over the stock run: times of the rounds, arithmetic, peak memory."""
+
+    times: list[float]
+    arithmetic: float
+    memory: float
+
+    @property
+    def time(self) -> str:
+        """The median, and in brackets how far the rounds lie apart."""
+        if not self.times:
+            return "not measured"
+        return f"{statistics.median(self.times):.3f} ({max(self.times) - min(self.times):.3f})"
 
 
 class Bench:
@@ -174,9 +200,9 @@ class Bench:
         function()
         return clock() - start
 
-    def ratios(self, runs) -> dict[str, tuple[float, float, float]]:
-        """kind -> (time, its scatter over the rounds, peak memory), over those of "stock"."""
-        memory = {kind: peak_bytes(function, self.options.device) for kind, function in runs.items()}  # also warms up
+    def ratios(self, runs) -> dict[str, Ratios]:
+        """kind -> what it costs over "stock"."""
+        counted = {kind: arithmetic_and_peak(function, self.options.device) for kind, function in runs.items()}
         times: dict[str, list[float]] = {kind: [] for kind in runs}
         for _ in range(self.options.rounds):
             stock = self.seconds(runs["stock"])
@@ -184,16 +210,17 @@ class Bench:
                 if kind != "stock":
                     times[kind].append(self.seconds(function) / stock)
         return {
-            kind: (statistics.median(values), max(values) - min(values), memory[kind] / memory["stock"])
+            kind: Ratios(values, *(mine / stock for mine, stock in zip(counted[kind], counted["stock"], strict=True)))
             for kind, values in times.items()
-            if values
+            if kind != "stock"
         }
 
 
 def compare(bench: Bench) -> list[str]:
     lines = [
-        "| edit | time / stock (scatter) | peak memory / stock | every map built: time / stock | peak memory / stock |",
-        "|---|---|---|---|---|",
+        "| edit | time / stock (scatter) | arithmetic | peak memory | every map built: time / stock | arithmetic "
+        "| peak memory |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, (target, edits) in CASES.items():
         runs, with_model = bench.runs(edits, [target], bench.side)
@@ -201,9 +228,11 @@ def compare(bench: Bench) -> list[str]:
             built = bench.built_maps(name, bench.side)
             runs["maps"] = lambda built=built, with_model=with_model: with_model(built)
         ratios = bench.ratios(runs)
-        time_ratio, scatter, memory = ratios["P2P"]
-        cells = [f"{time_ratio:.3f} ({scatter:.3f})", f"{memory:.3f}"]
-        cells += [f"{ratios['maps'][0]:.3f}", f"{ratios['maps'][2]:.3f}"] if "maps" in ratios else ["", ""]
+        cells = [
+            cell
+            for each in (ratios["P2P"], ratios.get("maps"))
+            for cell in ((each.time, f"{each.arithmetic:.4f}", f"{each.memory:.3f}") if each else ("", "", ""))
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     return lines
@@ -221,8 +250,8 @@ def grow(bench: Bench) -> list[str]:
         for target, nodes in CASES.values():
             texts = [text + more * repeats for text in (SOURCE, target)]
             runs, _ = bench.runs(nodes, [texts[1]] * edits, side, source=texts[0])
-            time_ratio, scatter, memory = bench.ratios(runs)["P2P"]
-            cells.append(f"{time_ratio:.3f} ({scatter:.3f}), memory {memory:.3f}")
+            each = bench.ratios(runs)["P2P"]
+            cells.append(f"{each.time}, arithmetic {each.arithmetic:.4f}, memory {each.memory:.3f}")
         tokens = bench.sampling.pair(texts[1], source=texts[0])[1].length
         lines.append(f"| {what} | {side} x {side} | {edits} | {tokens} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)

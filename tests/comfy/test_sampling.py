@@ -217,6 +217,46 @@ def test_image_to_image_and_a_mask_per_seed(sampling):
         assert relative_error(got[:2, :, :3], kept[:2, :, :3]) > 1e-2
 
 
+def test_a_noise_mask_for_each_row(sampling):
+    image = {"samples": torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))}
+    image["noise_mask"] = torch.zeros(4, 1, 8, 8)
+    for row in range(4):
+        image["noise_mask"][row, ..., 2 * row :] = 1.0
+    conditioning, pair = sampling.pair(SWAP)
+    got = sampling.ksampler(sampling.edit(pair), conditioning, image, denoise=0.7)
+    for row, source in enumerate((0, 0, 1, 1)):
+        kept, drawn = slice(0, 2 * row), slice(2 * row, None)
+        assert row == 0 or relative_error(got[row, ..., kept], image["samples"][source, ..., kept]) < FLOAT32
+        assert relative_error(got[row, ..., drawn], image["samples"][source, ..., drawn]) > 1e-2
+
+
+@pytest.mark.parametrize("masks", [1, 2])
+def test_a_mask_that_the_host_has_prepared(sampling, masks):
+    """Newer hosts bring a mask into the latents' shape before anybody's wrapper around the run sees it."""
+    from comfy.patcher_extension import WrappersMP
+    from comfy.sampler_helpers import prepare_mask
+
+    def prepared(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
+        shapes.append(denoise_mask.shape)
+        mask = prepare_mask(denoise_mask, noise.shape, noise.device)
+        return executor(noise, latent_image, sampler, sigmas, mask, *args, **kwargs)
+
+    shapes = []
+    newer = sampling.model.clone()
+    newer.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "newer host", prepared)
+    image = {"samples": torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))}
+    image["noise_mask"] = torch.zeros(masks, 1, 64, 64)
+    for number in range(masks):
+        image["noise_mask"][number, ..., 8 * number :, :] = 1.0
+    conditioning, pair = sampling.pair(SWAP)
+    got, wanted = (
+        sampling.ksampler(sampling.edit(pair, model=model), conditioning, image, denoise=0.7)
+        for model in (newer, sampling.model)
+    )
+    assert shapes == [(masks, 1, 64, 64)], "the wrapper ran, before the edits' own"
+    assert torch.equal(got, wanted)
+
+
 def test_previews_show_source_and_edits_side_by_side(sampling):
     import comfy.sample
 
