@@ -204,15 +204,16 @@ class Bench:
         """kind -> what it costs over "stock"."""
         counted = {kind: arithmetic_and_peak(function, self.options.device) for kind, function in runs.items()}
         times: dict[str, list[float]] = {kind: [] for kind in runs}
-        for _ in range(self.options.rounds):
-            stock = self.seconds(runs["stock"])
-            for kind, function in runs.items():
-                if kind != "stock":
-                    times[kind].append(self.seconds(function) / stock)
+        for number in range(self.options.rounds):
+            for kind in list(runs)[:: -1 if number % 2 else 1]:  # so that none always comes first
+                times[kind].append(self.seconds(runs[kind]))
+        stock = [times.pop("stock"), *counted["stock"]]
         return {
-            kind: Ratios(values, *(mine / stock for mine, stock in zip(counted[kind], counted["stock"], strict=True)))
-            for kind, values in times.items()
-            if kind != "stock"
+            kind: Ratios(
+                [mine / its for mine, its in zip(seconds, stock[0], strict=True)],
+                *(mine / its for mine, its in zip(counted[kind], stock[1:], strict=True)),
+            )
+            for kind, seconds in times.items()
         }
 
 
