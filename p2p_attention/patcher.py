@@ -586,10 +586,9 @@ def _sampling_run(
         noise = _noise_to_start(inversion.start, latent_image, sigmas, patcher)
     if denoise_mask is not None:
         denoise_mask = _mask_for_rows(denoise_mask, noise.shape, seeds, rows)
-    if second_passes:
-        noise = noise_for_rows(noise, rows)
-    else:
-        noise, latent_image = (each.repeat_interleave(rows, dim=0) for each in (noise, latent_image))
+    noise = noise_for_rows(noise, seeds, rows)
+    if not second_passes:
+        latent_image = latent_image.repeat_interleave(rows, dim=0)
     if "latent_shapes" in kwargs:
         kwargs["latent_shapes"] = [(len(noise), *shape[1:]) for shape in kwargs["latent_shapes"]]
     preview = None if callback is None else SideBySidePreview(callback, rows)

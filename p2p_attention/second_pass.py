@@ -32,11 +32,11 @@ def count_pictures(batch: int, rows: int) -> int:
     if batch % rows:
         raise ValueError(
             f"Wanted the latents of source and edits, {rows} for each picture, for P2P Second Pass, got {batch}. "
-            "Connect all that the first sampler made to the second one's latent_image."
+            "Connect all that the first sampler made to the second one's latent_image, and a pair with as many edits."
         )
     return batch // rows
 
 
-def noise_for_rows(noise: torch.Tensor, rows: int) -> torch.Tensor:
+def noise_for_rows(noise: torch.Tensor, pictures: int, rows: int) -> torch.Tensor:
     """The noise that the B pictures alone would get, for all of each one's R rows: (B R, C, H, W)."""
-    return noise[: count_pictures(len(noise), rows)].repeat_interleave(rows, dim=0)
+    return noise[:pictures].repeat_interleave(rows, dim=0)

@@ -133,6 +133,10 @@ class Ratios(NamedTuple):
             return "not measured"
         return f"{statistics.median(self.times):.3f} ({max(self.times) - min(self.times):.3f})"
 
+    @property
+    def cells(self) -> list[str]:
+        return [self.time, f"{self.arithmetic:.4f}", f"{self.memory:.3f}"]
+
 
 class Bench:
     """One model, and the runs that are compared on it."""
@@ -207,13 +211,14 @@ class Bench:
         for number in range(self.options.rounds):
             for kind in list(runs)[:: -1 if number % 2 else 1]:  # so that none always comes first
                 times[kind].append(self.seconds(runs[kind]))
-        stock = [times.pop("stock"), *counted["stock"]]
+
+        def over_stock(mine, stock):
+            return [each / its for each, its in zip(mine, stock, strict=True)]
+
+        stock_times, stock_counted = times.pop("stock"), counted.pop("stock")
         return {
-            kind: Ratios(
-                [mine / its for mine, its in zip(seconds, stock[0], strict=True)],
-                *(mine / its for mine, its in zip(counted[kind], stock[1:], strict=True)),
-            )
-            for kind, seconds in times.items()
+            kind: Ratios(over_stock(times[kind], stock_times), *over_stock(counted[kind], stock_counted))
+            for kind in times
         }
 
 
@@ -229,11 +234,7 @@ def compare(bench: Bench) -> list[str]:
             built = bench.built_maps(name, bench.side)
             runs["maps"] = lambda built=built, with_model=with_model: with_model(built)
         ratios = bench.ratios(runs)
-        cells = [
-            cell
-            for each in (ratios["P2P"], ratios.get("maps"))
-            for cell in ((each.time, f"{each.arithmetic:.4f}", f"{each.memory:.3f}") if each else ("", "", ""))
-        ]
+        cells = ratios["P2P"].cells + (ratios["maps"].cells if "maps" in ratios else [""] * 3)
         lines.append(f"| {name} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     return lines
@@ -251,8 +252,7 @@ def grow(bench: Bench) -> list[str]:
         for target, nodes in CASES.values():
             texts = [text + more * repeats for text in (SOURCE, target)]
             runs, _ = bench.runs(nodes, [texts[1]] * edits, side, source=texts[0])
-            each = bench.ratios(runs)["P2P"]
-            cells.append(f"{each.time}, arithmetic {each.arithmetic:.4f}, memory {each.memory:.3f}")
+            cells.append("{}, arithmetic {}, memory {}".format(*bench.ratios(runs)["P2P"].cells))
         tokens = bench.sampling.pair(texts[1], source=texts[0])[1].length
         lines.append(f"| {what} | {side} x {side} | {edits} | {tokens} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)

@@ -203,6 +203,9 @@ FAMILIES = {
 }
 
 
+SDXL_LIKE = ("sdxl", "vega", "refiner")  # deep transformers; with random weights they amplify what differs
+
+
 def other(name: str):
     """A model of another kind, by its class in the host, as small as that class allows."""
     import comfy.model_base

@@ -10,11 +10,10 @@ import pytest
 import torch
 from inverting import picture, small
 from sampling import PHRASE, SOURCE, SWAP
-from small_models import FAMILIES
+from small_models import FAMILIES, SDXL_LIKE
 
 STEPS, CFG = 4, 4.0
 FLOAT32 = 1e-5
-THROUGH_ALL_STEPS = 1e-4  # the same sums in another order, under guidance, in models that amplify what differs
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +128,8 @@ def test_the_sampler_goes_the_way_that_was_optimised(run_node, work, monkeypatch
     conditioning, pair = sampling.pair(SWAP)
     negative = null_text(sampling, model, positive=conditioning, inner_steps=3)
     got = sample(sampling, sampling.edit(pair, model=model), conditioning, image, negative=negative)
-    assert rms(got[:1], sampling.model.model.process_latent_out(seen[-1])) < THROUGH_ALL_STEPS
+    close = FLOAT32 * (10 if family in SDXL_LIKE else 1)
+    assert rms(got[:1], sampling.model.model.process_latent_out(seen[-1])) < close
 
 
 # ---- the negative
@@ -262,7 +262,7 @@ def test_predictions_and_gradients_are_the_models(run_node, probe, family, infer
         null_text(sampling, model)
         ((x, sigma, predictions),) = probed
         for wanted, got in zip(stock_predictions(sampling, (SOURCE, ""), x, sigma), predictions, strict=True):
-            assert rms(got, wanted) < FLOAT32
+            assert rms(got, wanted) < (FLOAT32 if family in SDXL_LIKE else 1e-6)
 
 
 def stock_predictions(sampling, prompts, x, sigma):

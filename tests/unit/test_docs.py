@@ -21,7 +21,7 @@ WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 # What makes an image, and so can do too little or too much.
 EDITS = ["P2PPromptPair", "P2PAttentionReplace", "P2PAttentionRefine", "P2PReweightToken", "P2PLocalBlendMask",
-         "P2PDDIMInvert", "P2PProximalGuidance", "P2PNullTextOptimize"]
+         "P2PSecondPass", "P2PDDIMInvert", "P2PProximalGuidance", "P2PNullTextOptimize"]
 FIGURES = ["word_swap", "softer_constraint", "new_phrase", "global_edit", "reweight", "local_blend", "real_image"]
 
 
