@@ -1,6 +1,7 @@
 """Nothing stays behind: after any run, however it ends, the stock sampler gives its own bits, and no tensor lives on.
 
-Each kind of work runs to its end, is interrupted before every model call, and is broken by another node's patch.
+Each kind of work runs to its end, is interrupted before every model call, and is broken by another node's patch. Python
+is asked for its tensors, and PyTorch's allocator for memory that it did not get back.
 """
 
 from __future__ import annotations
@@ -10,21 +11,16 @@ import gc
 import pytest
 import torch
 from inverting import picture, small
+from memory import Census, still_allocated
 from sampling import DEFAULTS, PHRASE, SOURCE, SWAP, Sampling
 from small_models import sd15
 
 STEPS = 3
-RUN_STATE = {"EditRun", "BlendRun", "MapRun", "InversionRun", "RowProgram", "SharedNoise", "_MapTaps"}
 
 
 @pytest.fixture(scope="module")
 def sampling(run_node):
     return small(run_node)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return picture()
 
 
 def edits(sampling, pair, image, model):
@@ -60,23 +56,19 @@ def inversion(sampling, pair, image, model):
     )[0]  # fmt: skip
 
 
-WORKS = {"edits": edits, "blend": blend, "recorder": recorder, "proximal": proximal, "inversion": inversion}
+def second_pass(sampling, pair, image, model):
+    """Behind another sampler: ``image`` holds the rows already."""
+    return sampling.run_node("P2PSecondPass", model=edits(sampling, pair, image, model), pair=pair)[0]
 
 
-class Census:
-    """The tensors and the states of runs that are alive. ``new()`` is what came since."""
-
-    def __init__(self):
-        self._before = {id(each): each for each in self._alive()}  # held, so that no new one can take an id
-
-    def new(self):
-        return [each for each in self._alive() if id(each) not in self._before]
-
-    @staticmethod
-    def _alive():
-        gc.collect()
-        kinds = lambda each: issubclass(type(each), torch.Tensor) or type(each).__name__ in RUN_STATE
-        return list(filter(kinds, gc.get_objects()))
+WORKS = {
+    "edits": edits,
+    "blend": blend,
+    "recorder": recorder,
+    "proximal": proximal,
+    "inversion": inversion,
+    "second pass": second_pass,
+}
 
 
 def before_call(model, number, what):
@@ -99,10 +91,26 @@ def test_the_census_sees_what_stays():
     assert any(each is kept[0] for each in census.new())
 
 
+def test_the_allocator_sees_what_stays():
+    """Here a tensor that no Python object holds: a graph of gradients keeps it."""
+    kept = []
+
+    def run(keep):
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.ones(1000, requires_grad=True)
+            squared = (x * 2.0).square().sum()
+        if keep:
+            kept.append(squared.grad_fn)
+
+    assert still_allocated(lambda: run(False)) == 0
+    assert still_allocated(lambda: run(True)) >= 4000
+
+
 @pytest.mark.parametrize("name", WORKS)
-def test_however_a_run_ends(sampling, image, name):
+def test_however_a_run_ends(sampling, name):
     import comfy.model_management as management
 
+    image = picture(3 if name == "second pass" else 1)
     conditioning, pair = sampling.pair(SWAP, PHRASE)
     negative = sampling.encode()
     settings = {"image": image, "negative": negative, "steps": STEPS}
@@ -114,42 +122,47 @@ def test_however_a_run_ends(sampling, image, name):
     del counted
     records = [work.record for work in model.model_options["prompt_to_prompt"] if hasattr(work, "record")]
 
-    def check(when):
+    def clear_records():
         for record in records:
             record.clear()  # what a finished run leaves for the nodes behind it, by design
-        assert census.new() == [], when
-        assert torch.equal(sampling.ksampler(sampling.model, conditioning, **settings), stock), when
 
-    for record in records:
-        record.clear()
-    census = Census()
-    assert torch.equal(sampling.ksampler(model, conditioning, **settings), wanted)
-    check("after a finished run")
+    def finish():
+        assert torch.equal(sampling.ksampler(model, conditioning, **settings), wanted)
 
-    for number in range(len(calls)):
+    def interrupt(number):
         interrupted, _ = before_call(model, number, management.interrupt_current_processing)
         with pytest.raises(management.InterruptProcessingException):
             sampling.ksampler(interrupted, conditioning, **settings)
-        del interrupted
-        check(f"after an interrupt before call {number}")
+
+    def check(when, run):
+        assert still_allocated(lambda: (run(), clear_records())) == 0, when
+        assert census.new() == [], when
+        assert torch.equal(sampling.ksampler(sampling.model, conditioning, **settings), stock), when
+
+    clear_records()
+    census = Census()
+    check("after a finished run", finish)
+    for number in range(len(calls)):
+        check(f"after an interrupt before call {number}", lambda number=number: interrupt(number))
 
     def fail(*_):
         raise RuntimeError("another node's mistake")
 
-    broken = model.clone()
-    broken.set_model_attn2_output_patch(fail)
-    with pytest.raises(RuntimeError, match="another node's mistake"):
-        sampling.ksampler(broken, conditioning, **settings)
-    del broken
-    check("after another node's mistake")
-    assert torch.equal(sampling.ksampler(model, conditioning, **settings), wanted), "and the edit goes on working"
+    def stumble():
+        broken = model.clone()
+        broken.set_model_attn2_output_patch(fail)
+        with pytest.raises(RuntimeError, match="another node's mistake"):
+            sampling.ksampler(broken, conditioning, **settings)
+
+    check("after another node's mistake", stumble)
+    finish()  # the edit goes on working
 
 
-def test_what_the_host_does_on_the_way(sampling, image):
+def test_what_the_host_does_on_the_way(sampling):
     """Two prompts in turn, the model unloaded in between, the same MODEL in two branches of the graph."""
     import comfy.model_management as management
 
-    settings = {"image": image, "negative": sampling.encode(), "steps": STEPS}
+    settings = {"image": picture(), "negative": sampling.encode(), "steps": STEPS}
     pairs = [sampling.pair(SWAP), sampling.pair("a tree by the sea", source="a house by the sea")]
     models = [sampling.edit(pair) for _, pair in pairs]
     plain = sampling.encode(SOURCE)
