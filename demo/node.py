@@ -22,7 +22,9 @@ class LoadDemoModel(io.ComfyNode):
             inputs=[],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The denoising UNet, for P2P nodes and samplers."),
-                io.Clip.Output(display_name="clip", tooltip="The text encoder, for P2P Prompt Pair and CLIP Text Encode."),
+                io.Clip.Output(
+                    display_name="clip", tooltip="The text encoder, for P2P Prompt Pair and CLIP Text Encode."
+                ),
                 io.Vae.Output(display_name="vae", tooltip="The autoencoder between pictures and latents."),
             ],
         )
@@ -40,16 +42,16 @@ class DemoPicture(io.ComfyNode):
             display_name="P2P Demo Picture",
             category="Prompt-to-Prompt",
             description=(
-                "A picture that the demo model did not make, to try P2P DDIM Invert with. Exchange it for Load Image, and "
-                "the demo model for a checkpoint, to edit a photograph."
+                "A picture that the demo model did not make, to try P2P DDIM Invert with. Exchange it for Load Image, "
+                "and the demo model for a checkpoint, to edit a photograph."
             ),
             inputs=[
                 io.Combo.Input(
                     "picture",
                     options=list(PICTURES),
                     default=PICTURES[0],
-                    tooltip="scene: drawn, of the kind the demo model was trained on. still life: like a photograph, and "
-                    "unlike anything it knows.",
+                    tooltip="scene: drawn, of the kind the demo model was trained on. still life: like a photograph, "
+                    "and unlike anything it knows.",
                 ),
                 io.Int.Input("seed", default=0, min=0, max=LAST_SEED, tooltip="Which scene."),
             ],

@@ -24,8 +24,10 @@ def demo_picture(kind, seed):
         ValueError: another kind, or a seed below 0.
     """
     if kind not in PICTURES or not 0 <= seed <= LAST_SEED:
-        raise ValueError(f"wanted a picture of {', '.join(PICTURES)} and a seed from 0 to {LAST_SEED}, got {kind!r} and "
-                         f"{seed}. Set them so.")
+        raise ValueError(
+            f"wanted a picture of {', '.join(PICTURES)} and a seed from 0 to {LAST_SEED}, got {kind!r} and "
+            f"{seed}. Set them so."
+        )
     if kind == "still life":
         picture, text = np.asarray(Image.open(PICTURE).convert("RGB")), STILL_LIFE
     else:

@@ -34,14 +34,25 @@ from PIL import Image, ImageChops, ImageDraw
 GRAMMAR_VERSION = "1"
 
 COLOURS = {
-    "red": (222, 52, 48), "orange": (246, 138, 34), "yellow": (250, 210, 50), "green": (52, 168, 74),
-    "blue": (44, 104, 226), "purple": (138, 66, 190), "pink": (248, 136, 184), "brown": (134, 84, 46),
-    "white": (250, 250, 250), "black": (42, 42, 50),
+    "red": (222, 52, 48),
+    "orange": (246, 138, 34),
+    "yellow": (250, 210, 50),
+    "green": (52, 168, 74),
+    "blue": (44, 104, 226),
+    "purple": (138, 66, 190),
+    "pink": (248, 136, 184),
+    "brown": (134, 84, 46),
+    "white": (250, 250, 250),
+    "black": (42, 42, 50),
 }
 TEXTURES = ("stripes", "dots")
 PLACES = {
-    "grass": "on the grass", "snow": "on the snow", "sand": "on the sand",
-    "sea": "on the sea", "street": "on the street", "forest": "in the forest",
+    "grass": "on the grass",
+    "snow": "on the snow",
+    "sand": "on the sand",
+    "sea": "on the sea",
+    "street": "on the street",
+    "forest": "in the forest",
 }
 LIGHTS = {"night": "at night", "sunset": "at sunset"}
 WEATHERS = {"fog": "in the fog"}
@@ -51,9 +62,11 @@ UNPAINTED = (182, 176, 166)
 
 # ---------------------------------------------------------------------------------------------- what the words say
 
+
 @dataclass(frozen=True)
 class Thing:
     """One object as the caption names it. ``None`` = not said: unpainted, without a pattern."""
+
     shape: str
     colour: str | None = None
     texture: str | None = None
@@ -62,6 +75,7 @@ class Thing:
 @dataclass(frozen=True)
 class Description:
     """Everything a caption says. ``None`` = not said: studio backdrop, daylight, clear air, painted picture."""
+
     things: tuple[Thing, ...]
     place: str | None = None
     light: str | None = None
@@ -112,14 +126,16 @@ def parse_caption(text):
         nonlocal rest
         found = re.match(rf"(?:{pattern})(?= |$)", rest)
         if found:
-            rest = rest[found.end():].lstrip()
+            rest = rest[found.end() :].lstrip()
         return found
 
     def take_phrase(phrases):
         return next((name for name, phrase in phrases.items() if take(phrase)), None)
 
-    thing = (rf"an? (?P<shape>{'|'.join(SHAPES)})(?: in (?P<colour>{'|'.join(COLOURS)}))?"
-             rf"(?: with (?P<texture>{'|'.join(TEXTURES)}))?")
+    thing = (
+        rf"an? (?P<shape>{'|'.join(SHAPES)})(?: in (?P<colour>{'|'.join(COLOURS)}))?"
+        rf"(?: with (?P<texture>{'|'.join(TEXTURES)}))?"
+    )
     things = []
     while len(things) < 2 and (not things or take("and")):
         found = take(thing)
@@ -137,19 +153,23 @@ def parse_caption(text):
 
 
 def _not_understood(text, rest):
-    return (f"wanted a caption like 'a house in blue with stripes and a star in yellow on the snow at night', got "
-            f"{text!r}, not understood from {rest!r} on. One or two things, each 'a SHAPE [in COLOUR] [with TEXTURE]', "
-            f"then place, light, weather, style. Shapes: {', '.join(SHAPES)}. Colours: {', '.join(COLOURS)}. "
-            f"Textures: {', '.join(TEXTURES)}. Places: {', '.join(PLACES.values())}. Light: "
-            f"{', '.join(LIGHTS.values())}. Weather: {', '.join(WEATHERS.values())}. "
-            f"Style: {', '.join(STYLES.values())}.")
+    return (
+        f"wanted a caption like 'a house in blue with stripes and a star in yellow on the snow at night', got "
+        f"{text!r}, not understood from {rest!r} on. One or two things, each 'a SHAPE [in COLOUR] [with TEXTURE]', "
+        f"then place, light, weather, style. Shapes: {', '.join(SHAPES)}. Colours: {', '.join(COLOURS)}. "
+        f"Textures: {', '.join(TEXTURES)}. Places: {', '.join(PLACES.values())}. Light: "
+        f"{', '.join(LIGHTS.values())}. Weather: {', '.join(WEATHERS.values())}. "
+        f"Style: {', '.join(STYLES.values())}."
+    )
 
 
 # ------------------------------------------------------------------------------------------- what they do not say
 
+
 @dataclass(frozen=True)
 class Spot:
     """Where a thing stands: ``x`` of its middle, ``y`` of its foot, ``size`` = width and height."""
+
     x: float
     y: float
     size: float
@@ -158,6 +178,7 @@ class Spot:
 @dataclass(frozen=True)
 class Layout:
     """Two spots (a scene of one thing leaves one free, for a thing that an edit adds), horizon, and detail seed."""
+
     spots: tuple[Spot, Spot]
     horizon: float
     seed: int
@@ -166,6 +187,7 @@ class Layout:
 @dataclass(frozen=True)
 class Scene:
     """A picture to be: ``description`` says what, ``layout`` where; thing i stands on ``layout.spots[stands[i]]``."""
+
     description: Description
     layout: Layout
     stands: tuple[int, ...]
@@ -179,10 +201,9 @@ def sample_scene(seed):
     things = tuple(Thing(shape, maybe(0.85, COLOURS), maybe(0.4, TEXTURES)) for shape in shapes)
     if len(things) == 2 and things[0].colour == things[1].colour:
         things = (things[0], replace(things[1], colour=rng.choice([c for c in COLOURS if c != things[0].colour])))
-    description = Description(things, maybe(0.9, PLACES), maybe(0.5, LIGHTS), maybe(0.08, WEATHERS),
-                              maybe(0.1, STYLES))
+    description = Description(things, maybe(0.9, PLACES), maybe(0.5, LIGHTS), maybe(0.08, WEATHERS), maybe(0.1, STYLES))
     layout = sample_layout(rng)
-    return Scene(description, layout, (0, 1)[:len(things)])
+    return Scene(description, layout, (0, 1)[: len(things)])
 
 
 def sample_layout(rng):
@@ -211,8 +232,8 @@ def counterfactual(scene, target_caption):
         ValueError: ``target_caption`` is not of the grammar.
     """
     target = parse_caption(target_caption)
-    unmatched = dict(zip(scene.stands, scene.description.things))   # spot -> source thing
-    stands = {}                                                     # target thing -> spot
+    unmatched = dict(zip(scene.stands, scene.description.things))  # spot -> source thing
+    stands = {}  # target thing -> spot
     same_shape, any_shape = (lambda a, b: a.shape == b.shape), (lambda a, b: True)
     for alike in (same_shape, any_shape):
         for i, thing in enumerate(target.things):
@@ -221,14 +242,16 @@ def counterfactual(scene, target_caption):
                 stands[i] = spot
                 del unmatched[spot]
     free = [spot for spot in (0, 1) if spot not in stands.values()]
-    return Scene(target, scene.layout, tuple(stands[i] if i in stands else free.pop(0)
-                                             for i in range(len(target.things))))
+    return Scene(
+        target, scene.layout, tuple(stands[i] if i in stands else free.pop(0) for i in range(len(target.things)))
+    )
 
 
 # ------------------------------------------------------------------------------------------------ words as faders
 
+
 def slots(described):
-    """The words of a scene that ``render`` can fade, e.g. ``{"shape0": "house", "colour0": "blue", "light": "night"}``."""
+    """The words of a scene that ``render`` can fade, e.g. ``{"shape0": "house", "light": "night"}``."""
     return {slot: word for word, slot in caption_words(described) if slot}
 
 
@@ -265,59 +288,98 @@ def _moon():
 
 
 def _petals(n, radius, ring):
-    return [("body", _ellipse(ring * np.cos(a), -0.36 + ring * np.sin(a), radius))
-            for a in 2 * np.pi * (np.arange(n) + 0.5) / n]
+    return [
+        ("body", _ellipse(ring * np.cos(a), -0.36 + ring * np.sin(a), radius))
+        for a in 2 * np.pi * (np.arange(n) + 0.5) / n
+    ]
 
 
 SHAPES = {
     "ball": lambda: [("body", _ellipse(0, 0.1, 0.9)), ("light", _ellipse(-0.36, -0.3, 0.2, 0.15))],
-    "box": lambda: [("body", _box(-0.9, -0.45, 0.9, 1)), ("dark", _box(-0.98, -0.72, 0.98, -0.36)),
-                    ("light", _box(-0.16, -0.72, 0.16, 1)),
-                    ("light", _ellipse(-0.27, -0.84, 0.26, 0.15)), ("light", _ellipse(0.27, -0.84, 0.26, 0.15))],
+    "box": lambda: [
+        ("body", _box(-0.9, -0.45, 0.9, 1)),
+        ("dark", _box(-0.98, -0.72, 0.98, -0.36)),
+        ("light", _box(-0.16, -0.72, 0.16, 1)),
+        ("light", _ellipse(-0.27, -0.84, 0.26, 0.15)),
+        ("light", _ellipse(0.27, -0.84, 0.26, 0.15)),
+    ],
     "star": lambda: [("body", _star(0, 0.1, 1.08, 0.47))],
     "heart": lambda: [("body", _heart())],
-    "house": lambda: [(WOOD, _box(0.38, -0.95, 0.64, -0.3)), ("body", _box(-0.76, -0.22, 0.76, 1)),
-                      ("dark", [(-1, -0.16), (0, -1), (1, -0.16)]), ("lamp", _box(-0.54, 0.1, -0.1, 0.5)),
-                      (WOOD, _box(0.14, 0.24, 0.54, 1))],
-    "car": lambda: [("body", [(-0.62, 0.22), (-0.4, -0.4), (0.36, -0.4), (0.66, 0.22)]),
-                    ((190, 224, 240), [(-0.42, 0.16), (-0.28, -0.22), (-0.04, -0.22), (-0.04, 0.16)]),
-                    ((190, 224, 240), [(0.08, 0.16), (0.08, -0.22), (0.28, -0.22), (0.44, 0.16)]),
-                    ("body", [(-1, 0.74), (-1, 0.3), (-0.9, 0.16), (0.82, 0.16), (1, 0.36), (1, 0.74)]),
-                    ("lamp", _box(0.82, 0.32, 1, 0.5)),
-                    (INK, _ellipse(-0.52, 0.72, 0.28)), (INK, _ellipse(0.52, 0.72, 0.28)),
-                    (PAPER, _ellipse(-0.52, 0.72, 0.12)), (PAPER, _ellipse(0.52, 0.72, 0.12))],
-    "tree": lambda: [(WOOD, _box(-0.15, 0.5, 0.15, 1)),
-                     ("body", [(-0.86, 0.66), (0, -0.2), (0.86, 0.66)]),
-                     ("body", [(-0.7, 0.2), (0, -0.66), (0.7, 0.2)]),
-                     ("body", [(-0.5, -0.28), (0, -1), (0.5, -0.28)])],
-    "fish": lambda: [("dark", [(0.4, 0.1), (1, -0.42), (0.84, 0.12), (1, 0.66)]),
-                     ("dark", [(-0.3, -0.32), (0.1, -0.78), (0.38, -0.2)]),
-                     ("body", _ellipse(-0.2, 0.12, 0.78, 0.54)),
-                     (PAPER, _ellipse(-0.6, 0.0, 0.16)), (INK, _ellipse(-0.63, 0.0, 0.08))],
-    "boat": lambda: [(WOOD, _box(-0.05, -1, 0.06, 0.5)), ("body", [(0.1, -0.96), (0.1, 0.34), (0.88, 0.34)]),
-                     ("light", [(-0.09, -0.7), (-0.09, 0.34), (-0.66, 0.34)]),
-                     ("dark", [(-1, 0.46), (1, 0.46), (0.64, 1), (-0.64, 1)])],
+    "house": lambda: [
+        (WOOD, _box(0.38, -0.95, 0.64, -0.3)),
+        ("body", _box(-0.76, -0.22, 0.76, 1)),
+        ("dark", [(-1, -0.16), (0, -1), (1, -0.16)]),
+        ("lamp", _box(-0.54, 0.1, -0.1, 0.5)),
+        (WOOD, _box(0.14, 0.24, 0.54, 1)),
+    ],
+    "car": lambda: [
+        ("body", [(-0.62, 0.22), (-0.4, -0.4), (0.36, -0.4), (0.66, 0.22)]),
+        ((190, 224, 240), [(-0.42, 0.16), (-0.28, -0.22), (-0.04, -0.22), (-0.04, 0.16)]),
+        ((190, 224, 240), [(0.08, 0.16), (0.08, -0.22), (0.28, -0.22), (0.44, 0.16)]),
+        ("body", [(-1, 0.74), (-1, 0.3), (-0.9, 0.16), (0.82, 0.16), (1, 0.36), (1, 0.74)]),
+        ("lamp", _box(0.82, 0.32, 1, 0.5)),
+        (INK, _ellipse(-0.52, 0.72, 0.28)),
+        (INK, _ellipse(0.52, 0.72, 0.28)),
+        (PAPER, _ellipse(-0.52, 0.72, 0.12)),
+        (PAPER, _ellipse(0.52, 0.72, 0.12)),
+    ],
+    "tree": lambda: [
+        (WOOD, _box(-0.15, 0.5, 0.15, 1)),
+        ("body", [(-0.86, 0.66), (0, -0.2), (0.86, 0.66)]),
+        ("body", [(-0.7, 0.2), (0, -0.66), (0.7, 0.2)]),
+        ("body", [(-0.5, -0.28), (0, -1), (0.5, -0.28)]),
+    ],
+    "fish": lambda: [
+        ("dark", [(0.4, 0.1), (1, -0.42), (0.84, 0.12), (1, 0.66)]),
+        ("dark", [(-0.3, -0.32), (0.1, -0.78), (0.38, -0.2)]),
+        ("body", _ellipse(-0.2, 0.12, 0.78, 0.54)),
+        (PAPER, _ellipse(-0.6, 0.0, 0.16)),
+        (INK, _ellipse(-0.63, 0.0, 0.08)),
+    ],
+    "boat": lambda: [
+        (WOOD, _box(-0.05, -1, 0.06, 0.5)),
+        ("body", [(0.1, -0.96), (0.1, 0.34), (0.88, 0.34)]),
+        ("light", [(-0.09, -0.7), (-0.09, 0.34), (-0.66, 0.34)]),
+        ("dark", [(-1, 0.46), (1, 0.46), (0.64, 1), (-0.64, 1)]),
+    ],
     "moon": lambda: [("body", _moon())],
-    "flower": lambda: [((74, 150, 66), _box(-0.07, -0.2, 0.07, 1)),
-                       ((74, 150, 66), _ellipse(0.3, 0.62, 0.28, 0.13)),
-                       ((74, 150, 66), _ellipse(-0.3, 0.76, 0.28, 0.13))]
-    + _petals(6, 0.29, 0.36) + [((252, 214, 84), _ellipse(0, -0.36, 0.24))],
-    "cat": lambda: [("body", [(-0.84, 0.1), (-0.8, -0.94), (-0.16, -0.44)]),
-                    ("body", [(0.84, 0.1), (0.8, -0.94), (0.16, -0.44)]),
-                    ("body", _ellipse(0, 0.22, 0.94, 0.78)),
-                    (PAPER, _ellipse(-0.38, 0.04, 0.2, 0.22)), (PAPER, _ellipse(0.38, 0.04, 0.2, 0.22)),
-                    (INK, _ellipse(-0.35, 0.06, 0.1, 0.17)), (INK, _ellipse(0.35, 0.06, 0.1, 0.17)),
-                    ((244, 140, 150), [(-0.12, 0.36), (0.12, 0.36), (0, 0.52)]),
-                    (INK, _ellipse(0, 0.56, 0.22, 0.13, 0, 180))],
-    "mushroom": lambda: [(PAPER, [(-0.3, 0.1), (0.3, 0.1), (0.4, 1), (-0.4, 1)]),
-                         ("body", _ellipse(0, 0.16, 1, 1.05, 180, 360))],
-    "umbrella": lambda: [(WOOD, _box(-0.06, -0.1, 0.06, 0.86)), (WOOD, _box(-0.36, 0.8, 0.06, 0.96)),
-                         (WOOD, _box(-0.36, 0.66, -0.24, 0.96)),
-                         ("body", _ellipse(0, 0.08, 1, 0.98, 180, 360)
-                          + _ellipse(0.667, 0.08, 0.333, 0.18, 0, -180, 12)
-                          + _ellipse(0, 0.08, 0.333, 0.18, 0, -180, 12)
-                          + _ellipse(-0.667, 0.08, 0.333, 0.18, 0, -180, 12)),
-                         (WOOD, _ellipse(0, -0.92, 0.08))],
+    "flower": lambda: (
+        [
+            ((74, 150, 66), _box(-0.07, -0.2, 0.07, 1)),
+            ((74, 150, 66), _ellipse(0.3, 0.62, 0.28, 0.13)),
+            ((74, 150, 66), _ellipse(-0.3, 0.76, 0.28, 0.13)),
+        ]
+        + _petals(6, 0.29, 0.36)
+        + [((252, 214, 84), _ellipse(0, -0.36, 0.24))]
+    ),
+    "cat": lambda: [
+        ("body", [(-0.84, 0.1), (-0.8, -0.94), (-0.16, -0.44)]),
+        ("body", [(0.84, 0.1), (0.8, -0.94), (0.16, -0.44)]),
+        ("body", _ellipse(0, 0.22, 0.94, 0.78)),
+        (PAPER, _ellipse(-0.38, 0.04, 0.2, 0.22)),
+        (PAPER, _ellipse(0.38, 0.04, 0.2, 0.22)),
+        (INK, _ellipse(-0.35, 0.06, 0.1, 0.17)),
+        (INK, _ellipse(0.35, 0.06, 0.1, 0.17)),
+        ((244, 140, 150), [(-0.12, 0.36), (0.12, 0.36), (0, 0.52)]),
+        (INK, _ellipse(0, 0.56, 0.22, 0.13, 0, 180)),
+    ],
+    "mushroom": lambda: [
+        (PAPER, [(-0.3, 0.1), (0.3, 0.1), (0.4, 1), (-0.4, 1)]),
+        ("body", _ellipse(0, 0.16, 1, 1.05, 180, 360)),
+    ],
+    "umbrella": lambda: [
+        (WOOD, _box(-0.06, -0.1, 0.06, 0.86)),
+        (WOOD, _box(-0.36, 0.8, 0.06, 0.96)),
+        (WOOD, _box(-0.36, 0.66, -0.24, 0.96)),
+        (
+            "body",
+            _ellipse(0, 0.08, 1, 0.98, 180, 360)
+            + _ellipse(0.667, 0.08, 0.333, 0.18, 0, -180, 12)
+            + _ellipse(0, 0.08, 0.333, 0.18, 0, -180, 12)
+            + _ellipse(-0.667, 0.08, 0.333, 0.18, 0, -180, 12),
+        ),
+        (WOOD, _ellipse(0, -0.92, 0.08)),
+    ],
 }
 
 
@@ -352,7 +414,7 @@ def _paint(scene, size, amounts):
     order = sorted(range(len(description.things)), key=lambda i: layout.spots[scene.stands[i]].y)
     for i in order:
         thing, spot = description.things[i], layout.spots[scene.stands[i]]
-        growth = max(amount(f"shape{i}"), 0.0) ** 0.5            # a faded noun shrinks to nothing, a doubled one grows
+        growth = max(amount(f"shape{i}"), 0.0) ** 0.5  # a faded noun shrinks to nothing, a doubled one grows
         if spot.size * growth < 0.02:
             masks.append((i, np.zeros((size, size))))
             continue
@@ -387,17 +449,21 @@ def _shade(colour, tone):
 def _thing_layers(thing, spot, size, colour_amount, texture_amount):
     """One thing as (paint (S,S,3), alpha (S,S), lamp (S,S), shadow (S,S)), anti-aliased by oversampling."""
     unpainted = _rgb(UNPAINTED)
-    colour = unpainted if thing.colour is None else np.clip(
-        unpainted + colour_amount * (_rgb(COLOURS[thing.colour]) - unpainted), 0, 1)
+    colour = (
+        unpainted
+        if thing.colour is None
+        else np.clip(unpainted + colour_amount * (_rgb(COLOURS[thing.colour]) - unpainted), 0, 1)
+    )
     k = OVERSAMPLING
     side = size * k
     radius = spot.size * side / 2
     left, top = int(spot.x * side - 1.15 * radius), int(spot.y * side - 2.15 * radius)
     extent = int(2.3 * radius) + 2
-    left, top = left // k * k, top // k * k                        # so that the box is a whole number of pixels
+    left, top = left // k * k, top // k * k  # so that the box is a whole number of pixels
     extent = -(-extent // k) * k
-    to_pixels = lambda points: [(spot.x * side - left + x * radius, spot.y * side - top + (y - 1) * radius)
-                                for x, y in points]
+    to_pixels = lambda points: [
+        (spot.x * side - left + x * radius, spot.y * side - top + (y - 1) * radius) for x, y in points
+    ]
     as_bytes = lambda rgb: tuple(int(v) for v in np.clip(rgb, 0, 1) * 255 + 0.5)
     paint = Image.new("RGB", (extent, extent), as_bytes(colour))
     alpha, lamp = Image.new("L", (extent, extent)), Image.new("L", (extent, extent))
@@ -428,7 +494,7 @@ def _thing_layers(thing, spot, size, colour_amount, texture_amount):
     soft = shrink(paint)
     n = extent // k
     yy, xx = np.mgrid[0:n, 0:n] / n
-    sheen = 1.13 - 0.30 * yy + 0.16 * np.exp(-((xx - 0.32) ** 2 + (yy - 0.28) ** 2) / 0.05)   # light from upper left
+    sheen = 1.13 - 0.30 * yy + 0.16 * np.exp(-((xx - 0.32) ** 2 + (yy - 0.28) ** 2) / 0.05)  # light from upper left
     soft = soft * sheen[..., None]
     paste = lambda small, shape: _paste(small, shape, box)
     lens = np.clip(1 - _distance(size, spot.x + 0.03, spot.y, spot.size * 0.52, spot.size * 0.11), 0, 1) ** 0.7
@@ -447,7 +513,7 @@ def _paste(small, shape, corner):
     top, left = corner
     rows = slice(max(top, 0), min(top + small.shape[0], shape[0]))
     columns = slice(max(left, 0), min(left + small.shape[1], shape[1]))
-    full[rows, columns] = small[rows.start - top:rows.stop - top, columns.start - left:columns.stop - left]
+    full[rows, columns] = small[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
     return full
 
 
@@ -459,8 +525,10 @@ def _pattern(texture, extent, side):
         period = 0.088 * side
         for i in range(-int(extent / period) - 2, int(extent / period) + 2):
             x = i * period
-            pen.polygon([(x, extent), (x + period * 0.5, extent), (x + period * 0.5 + extent * 0.5, 0),
-                         (x + extent * 0.5, 0)], fill=255)
+            pen.polygon(
+                [(x, extent), (x + period * 0.5, extent), (x + period * 0.5 + extent * 0.5, 0), (x + extent * 0.5, 0)],
+                fill=255,
+            )
     else:
         step, radius = 0.092 * side, 0.031 * side
         for row in range(int(extent / step * 1.2) + 2):
@@ -494,7 +562,7 @@ def _backdrop(description, layout, size, amount):
 
 def _place(place, layout, size, c):
     rng = random.Random(layout.seed)
-    horizon = layout.horizon - 0.06 * np.clip(c - 1, 0, 2)         # more of a place: its ground climbs
+    horizon = layout.horizon - 0.06 * np.clip(c - 1, 0, 2)  # more of a place: its ground climbs
     sky_top, sky_low, far, near = (_rgb(colour) for colour in _GROUNDS[place])
     y, x = (np.mgrid[0:size, 0:size] + 0.5) / size
     phase = rng.uniform(0, 6.28)
@@ -504,10 +572,14 @@ def _place(place, layout, size, c):
     depth = np.clip((y - line) / (1 - horizon), 0, 1)[..., None]
     sky = sky_top + (sky_low - sky_top) * np.clip(y / horizon, 0, 1)[..., None] ** 1.2
     if place not in (None, "forest"):
-        for _ in range(rng.randint(2, 3)):                          # clouds
+        for _ in range(rng.randint(2, 3)):  # clouds
             cx, cy, w = rng.uniform(0.05, 0.95), rng.uniform(0.06, 0.26), rng.uniform(0.08, 0.13)
-            puffs = np.minimum.reduce([_distance(size, cx + dx * w, cy + dy * w, w * r, w * r * 0.55)
-                                       for dx, dy, r in ((0, 0, 1.0), (-0.9, 0.16, 0.65), (0.9, 0.14, 0.7))])
+            puffs = np.minimum.reduce(
+                [
+                    _distance(size, cx + dx * w, cy + dy * w, w * r, w * r * 0.55)
+                    for dx, dy, r in ((0, 0, 1.0), (-0.9, 0.16, 0.65), (0.9, 0.14, 0.7))
+                ]
+            )
             sky = sky + (1 - sky) * (0.85 * np.clip(2.2 * (1 - puffs), 0, 1))[..., None]
     ground = far + (near - far) * depth
     picture = sky * (1 - edge) + ground * edge
@@ -537,17 +609,23 @@ def _grass(picture, rng, size, horizon, phase, c):
         for _ in range(int(16 * min(c, 2.5))):
             px, py = rng.uniform(0, 1), rng.uniform(horizon + 0.08, 1)
             h = 0.03 + 0.04 * (py - horizon)
-            pen.polygon(scale([(px - 0.012, py), (px - 0.016, py - h), (px, py - h * 0.4), (px + 0.012, py - h),
-                               (px + 0.012, py)]), fill=255)
+            pen.polygon(
+                scale(
+                    [(px - 0.012, py), (px - 0.016, py - h), (px, py - h * 0.4), (px + 0.012, py - h), (px + 0.012, py)]
+                ),
+                fill=255,
+            )
         picture = _blend(picture, image, colour, 0.8)
     return picture, np.zeros((size, size))
 
 
 def _snow(picture, rng, size, horizon, phase, c):
     image, pen, scale = _sprites(size)
-    for side in (0.06, 0.94):                                       # two snowy firs far off
+    for side in (0.06, 0.94):  # two snowy firs far off
         px, h = side + rng.uniform(-0.04, 0.04), rng.uniform(0.16, 0.22)
-        pen.polygon(scale([(px - h * 0.36, horizon + 0.03), (px, horizon - h), (px + h * 0.36, horizon + 0.03)]), fill=255)
+        pen.polygon(
+            scale([(px - h * 0.36, horizon + 0.03), (px, horizon - h), (px + h * 0.36, horizon + 0.03)]), fill=255
+        )
     picture = _blend(picture, image, (150, 184, 196))
     image, pen, scale = _sprites(size)
     for _ in range(int(26 * min(c, 3))):
@@ -566,7 +644,7 @@ def _sand(picture, rng, size, horizon, phase, c):
     picture = _blend(picture, image, (196, 152, 88), 0.75)
     y, x = (np.mgrid[0:size, 0:size] + 0.5) / size
     sun = np.clip(3 * (1 - _distance(size, 0.84, 0.13, 0.085, 0.085)), 0, 1)[..., None]
-    return picture * (1 - sun) + _rgb((255, 236, 140)) * sun, sun[..., 0]          # by night it shines on as the moon
+    return picture * (1 - sun) + _rgb((255, 236, 140)) * sun, sun[..., 0]  # by night it shines on as the moon
 
 
 def _sea(picture, rng, size, horizon, phase, c):
@@ -583,7 +661,7 @@ def _street(picture, rng, size, horizon, phase, c):
     walls, pen, scale = _sprites(size)
     windows, window_pen, _ = _sprites(size)
     px = -0.03
-    while px < 1:                                                   # a row of houses along the horizon
+    while px < 1:  # a row of houses along the horizon
         w, h = rng.uniform(0.14, 0.2), rng.uniform(0.16, 0.34) * (0.8 + 0.2 * min(c, 2))
         pen.polygon(scale(_box(px, horizon - h, px + w, horizon)), fill=255)
         rows = int(h / 0.085)
@@ -632,11 +710,11 @@ def _light(picture, glow, covered, light, c, layout):
     size = len(picture)
     y = (np.arange(size) + 0.5)[:, None, None] / size
     covered = covered[..., None]
-    above = np.clip((layout.horizon - y) / layout.horizon, 0, 1)                # 1 at the top, 0 at the horizon
+    above = np.clip((layout.horizon - y) / layout.horizon, 0, 1)  # 1 at the top, 0 at the horizon
     if light == "night":
         tint = np.array([0.30, 0.35, 0.58]) - above * np.array([0.14, 0.14, 0.14])
         tint = tint * (1 - covered) + np.array([0.56, 0.56, 0.74]) * covered
-        lit = picture * tint ** c
+        lit = picture * tint**c
         if c <= 0:
             return lit
         rng = random.Random(layout.seed + 1)
@@ -650,15 +728,15 @@ def _light(picture, glow, covered, light, c, layout):
         lamps = (glow * min(c, 1))[..., None]
         return lit * (1 - lamps) + _rgb((255, 214, 110)) * lamps
     tint = np.array([1.04, 0.74, 0.60]) * (1 - covered) + np.array([1.0, 0.80, 0.72]) * covered
-    band = np.exp(-((y - layout.horizon) / 0.28) ** 2) * (above > 0)            # the burning band over the horizon
+    band = np.exp(-(((y - layout.horizon) / 0.28) ** 2)) * (above > 0)  # the burning band over the horizon
     sky = band * np.array([0.30, 0.10, -0.14]) + above * np.array([-0.10, -0.14, 0.06])
-    return picture * tint ** c + np.clip(c, -1, 2) * sky * (1 - covered)
+    return picture * tint**c + np.clip(c, -1, 2) * sky * (1 - covered)
 
 
 def _fog(picture, layout, size, c):
     """Mist that is thickest at the horizon."""
     y = (np.arange(size) + 0.5)[:, None, None] / size
-    mist = c * (0.42 + 0.26 * np.exp(-((y - layout.horizon) / 0.22) ** 2))
+    mist = c * (0.42 + 0.26 * np.exp(-(((y - layout.horizon) / 0.22) ** 2)))
     light = np.clip(0.35 + 0.65 * picture.mean(), 0.25, 0.86)
     mist = np.clip(mist, -0.5, 0.97)
     return picture * (1 - mist) + light * np.array([0.97, 0.99, 1.02]) * mist

@@ -31,8 +31,8 @@ def still_life(size=128):
             total += _trace(size, (i + 0.5) / SAMPLES, (j + 0.5) / SAMPLES, rng)
     light = total / SAMPLES**2
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
-    light *= (1 - 0.7 * (x**2 + y**2))[..., None]                       # the lens is darker towards its edges
-    seen = (light / (light + 0.35) * 1.35).clip(0, 1) ** (1 / 2.2)      # film: bright light saturates softly
+    light *= (1 - 0.7 * (x**2 + y**2))[..., None]  # the lens is darker towards its edges
+    seen = (light / (light + 0.35) * 1.35).clip(0, 1) ** (1 / 2.2)  # film: bright light saturates softly
     return ((seen + rng.normal(0, GRAIN, seen.shape)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -64,7 +64,7 @@ def _shade(origins, rays, rng, bounces):
         towards = to_light / far[:, None]
         blocked = _hit(points + 1e-3 * normals, towards)[0] < far
         lit += np.where(blocked, 0, (normals * towards).sum(1).clip(0)) / SHADOW_RAYS
-    near = np.ones(len(points))                                         # corners get less of the room's light
+    near = np.ones(len(points))  # corners get less of the room's light
     for centre, radius, *_ in BALLS:
         away = np.asarray(centre) - points
         far = np.linalg.norm(away, axis=1)
@@ -105,7 +105,7 @@ def _wood(points):
     x, z = points[:, 0], points[:, 2]
     board = np.floor(x / 0.55)
     grain = np.sin(38 * (x + 0.03 * np.sin(2.3 * z + 5 * board)) + 3 * np.sin(0.9 * z + board)) * 0.5 + 0.5
-    seam = 1 - 0.6 * np.exp(-(((x / 0.55) % 1 - 0.02) / 0.02) ** 2)
+    seam = 1 - 0.6 * np.exp(-((((x / 0.55) % 1 - 0.02) / 0.02) ** 2))
     tone = (0.75 + 0.25 * grain) * (0.85 + 0.15 * np.sin(board * 7.1)) * seam
     return np.array((0.36, 0.21, 0.11)) * tone[:, None]
 

@@ -55,8 +55,9 @@ def square(by_seed):
     top = 0 if len(tiles) > 2 else (SIDE - side) // 2
     for place, tile in enumerate(tiles[:4]):
         row, column = divmod(place, 2)
-        picture.paste(ImageOps.fit(tile, (side, side), Image.LANCZOS),
-                      (column * (side + GAP), top + row * (side + GAP)))
+        picture.paste(
+            ImageOps.fit(tile, (side, side), Image.LANCZOS), (column * (side + GAP), top + row * (side + GAP))
+        )
     label(picture, (6, top + 6), "source")
     return picture
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from demo import scenes  # noqa: E402
 
-HELD_OUT = 256                 # the last scenes are never trained on
+HELD_OUT = 256  # the last scenes are never trained on
 
 
 def arguments():
@@ -39,13 +39,18 @@ def arguments():
     parser.add_argument("--decoder-steps", type=int, default=2_000)
     parser.add_argument("--diffusion-steps", type=int, default=6_000)
     parser.add_argument("--diffusion-batch", type=int, default=32)
-    parser.add_argument("--minutes", type=float, default=math.inf,
-                        help="end a stage after this time, if it has not done its steps by then")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=math.inf,
+        help="end a stage after this time, if it has not done its steps by then",
+    )
     parser.add_argument("--no-compile", action="store_true", help="do not try torch.compile")
     return parser.parse_args()
 
 
 # ------------------------------------------------------------------------------------------------------------ data
+
 
 def sample_amounts(scene, rng):
     """How strongly each word of a training scene is painted: mostly 1, each word with probability 0.12 another c."""
@@ -64,8 +69,11 @@ def training_scene(seed):
     scene = scenes.sample_scene(seed)
     amounts = sample_amounts(scene, rng)
     words = scenes.caption_words(scene, prefix=rng.random() < 0.2, light_first=rng.random() < 0.15)
-    return (scenes.render(scene, 128, amounts), [word for word, _ in words],
-            [round(amounts.get(slot, 1.0), 4) for _, slot in words])
+    return (
+        scenes.render(scene, 128, amounts),
+        [word for word, _ in words],
+        [round(amounts.get(slot, 1.0), 4) for _, slot in words],
+    )
 
 
 def make_data(options):
@@ -87,12 +95,14 @@ def make_data(options):
 
 # ---------------------------------------------------------------------------------------------------------- common
 
+
 def host(options):
     """Make the host's modules importable; before any of them is imported."""
     global torch, device
     sys.path.insert(0, str(options.comfyui.resolve()))
     import torch
     from comfy.cli_args import args
+
     args.cpu = not torch.cuda.is_available()
     device = torch.device("cpu" if args.cpu else "cuda")
     torch.set_num_threads(options.threads or os.cpu_count())
@@ -187,9 +197,14 @@ class Trainer:
         return self.out / f"{self.name}.pt"
 
     def state(self):
-        return {"step": self.step, "log": self.log, "ema": self.ema, "optimizer": self.optimizer.state_dict(),
-                "rng": torch.get_rng_state(),
-                "modules": {name: module.state_dict() for name, module in self.modules.items()}}
+        return {
+            "step": self.step,
+            "log": self.log,
+            "ema": self.ema,
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+        }
 
     def save(self):
         torch.save(self.state(), self.checkpoint.with_suffix(".tmp"))
@@ -243,8 +258,11 @@ class Trainer:
                 pace = (time.time() - self.started) / (self.step - first)
                 means = {key: total / summed for key, total in sums.items()}
                 self.log.append({"step": self.step, **means})
-                print(f"{self.name} {self.step}/{self.steps} {pace:.3f} s/step "
-                      + " ".join(f"{k} {v:.4f}" for k, v in means.items()), flush=True)
+                print(
+                    f"{self.name} {self.step}/{self.steps} {pace:.3f} s/step "
+                    + " ".join(f"{k} {v:.4f}" for k, v in means.items()),
+                    flush=True,
+                )
                 sums, summed = {}, 0
             if time.time() - saved > save_seconds:
                 self.save()
@@ -264,14 +282,16 @@ def compiled(function, options):
                 result = fast(*args)
                 state["use"] = fast
                 return result
-            except Exception as error:                             # no compiler, unsupported host code, ...
+            except Exception as error:  # no compiler, unsupported host code, ...
                 print(f"running without torch.compile: {type(error).__name__}: {str(error)[:200]}", flush=True)
                 state["use"] = function
         return state["use"](*args)
+
     return call
 
 
 # ----------------------------------------------------------------------------------------------------- autoencoder
+
 
 def as_pixels(pictures):
     """uint8 (B,H,W,3) -> float (B,3,H,W) in [-1, 1]."""
@@ -284,7 +304,7 @@ def picture_loss(error):
     The edges get a small weight at first: an edge that is not in its exact place costs more than no edge, and a young
     autoencoder then prefers to draw none.
     """
-    colour = error - error.mean(1, keepdim=True)                    # what brightness alone does not explain
+    colour = error - error.mean(1, keepdim=True)  # what brightness alone does not explain
     pixels = error.abs().mean() + 2 * (error**2).mean() + 4 * (colour**2).mean()
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     return pixels, edges
@@ -293,12 +313,14 @@ def picture_loss(error):
 def train_autoencoder(options):
     """Pictures through a latent of 4x16x16, with a light pull of the latents to a unit normal."""
     from demo.model import new_autoencoder
+
     pictures = np.load(options.out / "pictures.npy", mmap_mode="r")
     count = len(pictures) - HELD_OUT
     autoencoder = new_autoencoder().to(device, memory_format=torch.channels_last).train()
     initialise(autoencoder)
-    trainer = Trainer("autoencoder", options, {"autoencoder": autoencoder}, options.autoencoder_steps, 1.5e-3,
-                      ema_decay=0.998)
+    trainer = Trainer(
+        "autoencoder", options, {"autoencoder": autoencoder}, options.autoencoder_steps, 1.5e-3, ema_decay=0.998
+    )
 
     def objective(x, noise):
         with torch.autocast(device.type, torch.bfloat16):
@@ -318,17 +340,22 @@ def train_autoencoder(options):
         x = as_pixels(pictures[batch]).contiguous(memory_format=torch.channels_last)
         noise = torch.randn(len(batch), 4, 16, 16, device=device)
         pixels, edges, divergence = objective(x, noise)
-        return pixels + 0.15 * edges + 2e-4 * divergence, {"pixels": pixels.detach(), "edges": edges.detach(),
-                                                    "divergence": divergence.detach()}
+        return pixels + 0.15 * edges + 2e-4 * divergence, {
+            "pixels": pixels.detach(),
+            "edges": edges.detach(),
+            "divergence": divergence.detach(),
+        }
 
     trainer.run(loss)
 
 
 # ------------------------------------------------------------------------------------------------------- diffusion
 
+
 def trained_autoencoder(options):
     """The autoencoder with the averaged weights of the autoencoder stage, and of the decoder stage where it was run."""
     from demo.model import new_autoencoder
+
     autoencoder = new_autoencoder().to(device)
     Trainer("autoencoder", options, {"autoencoder": autoencoder}, options.autoencoder_steps, 0.0).use_ema()
     decoder_trainer(options, autoencoder).use_ema()
@@ -343,6 +370,7 @@ def decoder_trainer(options, autoencoder):
 def train_decoder(options):
     """Sharpen the decoder alone, on finished latents with a little noise, as the UNet leaves it."""
     from demo.model import new_autoencoder
+
     make_latents(options)
     pictures = np.load(options.out / "pictures.npy", mmap_mode="r")
     latents = torch.from_numpy(np.load(options.out / "latents.npy"))
@@ -380,7 +408,7 @@ def make_latents(options):
     pictures = np.load(options.out / "pictures.npy", mmap_mode="r")
     latents, colours = [], []
     for i in range(0, len(pictures), 64):
-        x = as_pixels(pictures[i:i + 64])
+        x = as_pixels(pictures[i : i + 64])
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             z = autoencoder.quant_conv(autoencoder.encoder(x.contiguous(memory_format=torch.channels_last)))[:, :4]
         latents.append(z.float().cpu())
@@ -389,20 +417,28 @@ def make_latents(options):
     latents, colours = torch.cat(latents), torch.cat(colours)
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     latents = (latents - mean[:, None, None]) / std[:, None, None]
-    points = latents[:len(colours)].movedim(1, -1).reshape(-1, 4)
+    points = latents[: len(colours)].movedim(1, -1).reshape(-1, 4)
     fit = torch.linalg.lstsq(torch.cat([points, torch.ones(len(points), 1)], 1), colours.movedim(1, -1).reshape(-1, 3))
     np.save(options.out / "latents.npy", latents.half().numpy())
-    torch.save({"mean": mean, "std": std, "rgb_factors": fit.solution[:4].contiguous(),
-                "rgb_bias": fit.solution[4].contiguous()}, options.out / "latents.pt")
+    torch.save(
+        {
+            "mean": mean,
+            "std": std,
+            "rgb_factors": fit.solution[:4].contiguous(),
+            "rgb_bias": fit.solution[4].contiguous(),
+        },
+        options.out / "latents.pt",
+    )
 
 
-TEXT_LENGTH = 32               # the longest caption of the grammar, with BOS and an unknown word, is shorter
-UNKNOWN, START = 0, 1          # rows of the token table before the grammar's words
+TEXT_LENGTH = 32  # the longest caption of the grammar, with BOS and an unknown word, is shorter
+UNKNOWN, START = 0, 1  # rows of the token table before the grammar's words
 
 
 def vocabulary():
     """``[(word, CLIP id)]`` of every word of the grammar; each must be a single CLIP token."""
     from comfy.sd1_clip import SD1Tokenizer
+
     tokenizer = SD1Tokenizer().clip_l.tokenizer
     words = ["a", "an", "picture", "of", "and", "in", "with", *scenes.SHAPES, *scenes.COLOURS, *scenes.TEXTURES]
     for phrases in (scenes.PLACES, scenes.LIGHTS, scenes.WEATHERS, scenes.STYLES):
@@ -419,6 +455,7 @@ def new_text_model(words):
     import comfy.ops
 
     from demo.model import TEXT
+
     text = comfy.clip_model.CLIPTextModel(TEXT, torch.float32, "cpu", comfy.ops.manual_cast)
     text.set_input_embeddings(torch.nn.Embedding(words + 2, TEXT["hidden_size"]))
     initialise(text)
@@ -440,12 +477,13 @@ def encode_text(text, ids):
     """
     model = text.text_model
     x = model.embeddings.token_embedding(ids.clamp(min=0))
-    x = x + model.embeddings.position_embedding.weight[:ids.shape[1]]
+    x = x + model.embeddings.position_embedding.weight[: ids.shape[1]]
     for layer in model.encoder.layers:
         y = layer.layer_norm1(x)
         attention = layer.self_attn
-        x = x + attention.out_proj(plain_attention(attention.q_proj(y), attention.k_proj(y), attention.v_proj(y),
-                                                   attention.heads, causal=True))
+        x = x + attention.out_proj(
+            plain_attention(attention.q_proj(y), attention.k_proj(y), attention.v_proj(y), attention.heads, causal=True)
+        )
         x = x + layer.mlp(layer.layer_norm2(x))
     x = model.final_layer_norm(x) * (ids >= 0).unsqueeze(-1)
     return torch.nn.functional.pad(x, (0, 0, 0, 77 - x.shape[1]))
@@ -454,7 +492,7 @@ def encode_text(text, ids):
 def plain_attention(q, k, v, heads, mask=None, causal=False, **_):
     """softmax(q k' / sqrt(d)) v on (B, tokens, heads·d); on small maps quicker to train than fused attention."""
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
-    scores = q @ k.transpose(-1, -2) * q.shape[-1]**-0.5
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     if causal:
         scores = scores + torch.full(scores.shape[-2:], -torch.inf, device=q.device).triu(1)
     return (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
@@ -478,18 +516,19 @@ def token_rows(captions, words, seed):
             place = rng.randint(0, len(rows))
             rows.insert(place, UNKNOWN)
             faders.insert(place, 1.0)
-        ids[i, :len(rows) + 1] = [START, *rows]
-        amounts[i, 1:len(rows) + 1] = faders
+        ids[i, : len(rows) + 1] = [START, *rows]
+        amounts[i, 1 : len(rows) + 1] = faders
     return torch.from_numpy(ids), torch.from_numpy(amounts)
 
 
 def new_diffusion(options):
     """(UNet, text model, words, Trainer) with fresh weights, or with those of the last checkpoint."""
     from demo.model import new_denoiser
+
     words = vocabulary()
     unet = new_denoiser().diffusion_model.train()
     initialise(unet)
-    for name, layer in unet.named_modules():                        # every residual branch starts at zero
+    for name, layer in unet.named_modules():  # every residual branch starts at zero
         if name.endswith(("proj_out", "out_layers.3")) or name == "out.2":
             torch.nn.init.zeros_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
@@ -513,6 +552,7 @@ def train_diffusion(options):
     import comfy.ldm.modules.attention
 
     from demo.model import new_denoiser
+
     make_latents(options)
     comfy.ldm.modules.attention.optimized_attention = plain_attention
     unet, text, words, trainer = new_diffusion(options)
@@ -528,7 +568,9 @@ def train_diffusion(options):
         fade = lambda n, context, value, extra: (n, context, value * values)
         with torch.autocast(device.type, torch.bfloat16):
             context = encode_text(text, ids)
-            predicted = unet._forward(noisy, timesteps, context, transformer_options={"patches": {"attn2_patch": [fade]}})
+            predicted = unet._forward(
+                noisy, timesteps, context, transformer_options={"patches": {"attn2_patch": [fade]}}
+            )
         squared = ((predicted.float() - noise) ** 2).mean((1, 2, 3))
         return (weights * squared).mean(), squared.mean()
 
@@ -554,39 +596,54 @@ def train_diffusion(options):
 
 # ---------------------------------------------------------------------------------------------------------- export
 
+
 def export(options):
     """Write ``weights/p2p_demo.safetensors`` from the averaged weights of both stages, in float16."""
     from safetensors.torch import save_file
 
     from demo.model import BOS, WEIGHTS
+
     autoencoder = trained_autoencoder(options)
     unet, text, words, trainer = new_diffusion(options)
     trainer.use_ema()
     fit = torch.load(options.out / "latents.pt", weights_only=True)
     mean, std = fit["mean"], fit["std"]
-    with torch.no_grad():                                           # z -> (z - mean) / std, folded into 1x1 convolutions
+    with torch.no_grad():  # z -> (z - mean) / std, folded into 1x1 convolutions
         quant, post = autoencoder.quant_conv, autoencoder.post_quant_conv
         scale = torch.cat([1 / std, torch.ones_like(std)]).to(device)
-        shift = torch.cat([mean, 2 * std.log()]).to(device)         # the second half is log-variance
+        shift = torch.cat([mean, 2 * std.log()]).to(device)  # the second half is log-variance
         quant.bias.copy_((quant.bias - shift) * scale)
         quant.weight.mul_(scale[:, None, None, None])
         post.bias.add_(post.weight[:, :, 0, 0] @ mean.to(device))
         post.weight.mul_(std.to(device)[None, :, None, None])
 
-    text_state = {f"transformer.{name}": value for name, value in text.state_dict().items()
-                  if not name.startswith("text_projection")}
+    text_state = {
+        f"transformer.{name}": value
+        for name, value in text.state_dict().items()
+        if not name.startswith("text_projection")
+    }
     table = text_state.pop("transformer.text_model.embeddings.token_embedding.weight")
-    parts = {"unet": unet.state_dict(), "autoencoder": autoencoder.state_dict(), "text": text_state,
-             "latent": {"rgb_factors": fit["rgb_factors"], "rgb_bias": fit["rgb_bias"]}}
-    tensors = {f"{part}.{name}": value.detach().cpu().half().contiguous()
-               for part, state in parts.items() for name, value in state.items()}
+    parts = {
+        "unet": unet.state_dict(),
+        "autoencoder": autoencoder.state_dict(),
+        "text": text_state,
+        "latent": {"rgb_factors": fit["rgb_factors"], "rgb_bias": fit["rgb_bias"]},
+    }
+    tensors = {
+        f"{part}.{name}": value.detach().cpu().half().contiguous()
+        for part, state in parts.items()
+        for name, value in state.items()
+    }
     tensors["text.tokens"] = table.detach().cpu().half().contiguous()
     tensors["text.token_ids"] = torch.tensor([-1, BOS] + [i for _, i in words])
     WEIGHTS.parent.mkdir(exist_ok=True)
-    metadata = {"recipe": f"{options.scenes} scenes; autoencoder {options.autoencoder_steps} steps of "
-                          f"{options.autoencoder_batch}; decoder {options.decoder_steps} steps of "
-                          f"{options.autoencoder_batch}; diffusion {trainer.step} steps of {options.diffusion_batch}",
-                "seed": str(options.seed), "grammar": scenes.GRAMMAR_VERSION}
+    metadata = {
+        "recipe": f"{options.scenes} scenes; autoencoder {options.autoencoder_steps} steps of "
+        f"{options.autoencoder_batch}; decoder {options.decoder_steps} steps of "
+        f"{options.autoencoder_batch}; diffusion {trainer.step} steps of {options.diffusion_batch}",
+        "seed": str(options.seed),
+        "grammar": scenes.GRAMMAR_VERSION,
+    }
     save_file(tensors, WEIGHTS, metadata=metadata)
     WEIGHTS.chmod(0o644)
     print(f"wrote {WEIGHTS} ({WEIGHTS.stat().st_size / 1e6:.1f} MB)", flush=True)
@@ -596,9 +653,14 @@ def export(options):
 def plot_losses(options, size=(1200, 360)):
     """``loss_curve.png`` and the CSV files beside this script: one panel per stage, both axes logarithmic."""
     from PIL import Image, ImageDraw
+
     image = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(image)
-    stages = {"autoencoder": ("pixels", "edges"), "decoder": ("pixels", "edges"), "diffusion": ("loss", "squared_error")}
+    stages = {
+        "autoencoder": ("pixels", "edges"),
+        "decoder": ("pixels", "edges"),
+        "diffusion": ("loss", "squared_error"),
+    }
     for panel, (stage, columns) in enumerate(stages.items()):
         source = options.out / f"loss_{stage}.csv"
         if not source.exists():
@@ -625,8 +687,13 @@ def plot_losses(options, size=(1200, 360)):
     image.save(ROOT / "demo" / "loss_curve.png")
 
 
-STAGES = {"data": make_data, "autoencoder": train_autoencoder, "diffusion": train_diffusion,
-          "decoder": train_decoder, "export": export}
+STAGES = {
+    "data": make_data,
+    "autoencoder": train_autoencoder,
+    "diffusion": train_diffusion,
+    "decoder": train_decoder,
+    "export": export,
+}
 
 if __name__ == "__main__":
     options = arguments()

@@ -35,11 +35,18 @@ def to_api(workflow, object_info):
             link = [link["id"], link["origin_id"], link["origin_slot"], link["target_id"], link["target_slot"]]
         links[link[0]] = (link[1], link[2])
 
-    missing = sorted({f"{node['type']} (node {node['id']})" for node in nodes.values()
-                      if node["type"] not in object_info and not _is_virtual(node)})
+    missing = sorted(
+        {
+            f"{node['type']} (node {node['id']})"
+            for node in nodes.values()
+            if node["type"] not in object_info and not _is_virtual(node)
+        }
+    )
     if missing:
-        raise ValueError(f"wanted node types that this ComfyUI has, got {', '.join(missing)}. Install the pack they "
-                         "come from, or take them out of the workflow.")
+        raise ValueError(
+            f"wanted node types that this ComfyUI has, got {', '.join(missing)}. Install the pack they "
+            "come from, or take them out of the workflow."
+        )
 
     def resolve(link_id):
         """What feeds a link: ("link", [id, output]), ("value", of a primitive node), or None."""
@@ -85,7 +92,7 @@ def _is_virtual(node):
 def _bypass(node, slot):
     """The input link that a bypassed node passes on to its output ``slot``: same place first, then same type."""
     wanted, inputs = node["outputs"][slot]["type"], node.get("inputs", ())
-    for socket in [*inputs[slot:slot + 1], *inputs]:
+    for socket in [*inputs[slot : slot + 1], *inputs]:
         if wanted in (socket["type"], "*") or socket["type"] == "*":
             return socket.get("link")
     return None
@@ -105,9 +112,11 @@ def _widget_values(node, info):
                 if section == "optional" and "default" in options:  # saved before this input existed
                     named[name] = options["default"]
                     continue
-                raise ValueError(f"{node['type']} (node {node['id']}): wanted a saved value for its widget {name!r}, "
-                                 f"got only {node.get('widgets_values')}. Open the workflow in ComfyUI and save it "
-                                 "again.")
+                raise ValueError(
+                    f"{node['type']} (node {node['id']}): wanted a saved value for its widget {name!r}, "
+                    f"got only {node.get('widgets_values')}. Open the workflow in ComfyUI and save it "
+                    "again."
+                )
             value = values.pop(0)
             named[name] = {"__value__": value} if isinstance(value, list) else value  # a list would mean a link
             is_seed = kind == "INT" and name in ("seed", "noise_seed")
@@ -121,6 +130,7 @@ def _widget_values(node, info):
 
 
 # ----------------------------------------------------------------------------------------- the same, without our nodes
+
 
 def edits(text):
     """The single prompts of P2PPromptPair's ``target``, which stand between lines ``---``; none where it is empty."""
@@ -163,8 +173,11 @@ def without_blend(prompt):
 
 
 def _with_stock_nodes(prompt, pair, text):
-    ours = {key for key, node in prompt.items()
-            if node["class_type"].startswith("P2P") and _is_link(node["inputs"].get("model"))}
+    ours = {
+        key
+        for key, node in prompt.items()
+        if node["class_type"].startswith("P2P") and _is_link(node["inputs"].get("model"))
+    }
     if prompt[pair]["class_type"] == "P2PPairFromConditioning":
         return _without(prompt, {*ours, pair}, [pair, 1])
     encode = {"class_type": "CLIPTextEncode", "inputs": {"clip": prompt[pair]["inputs"]["clip"], "text": text}}
@@ -173,6 +186,7 @@ def _with_stock_nodes(prompt, pair, text):
 
 def _without(prompt, unwanted, *lost):
     """A copy without the ``unwanted`` nodes on the model and without what needs their other outputs, or ``lost``."""
+
     def skip(value):
         while _is_link(value) and value[0] in unwanted and value[1] == 0:
             node = prompt[value[0]]

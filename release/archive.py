@@ -33,8 +33,10 @@ def shipped(root=ROOT):
 def _git(root, *arguments):
     git = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, encoding="utf-8")
     if git.returncode:
-        raise ReleaseError(f"wanted the files that git knows in {root}, got:\n{git.stderr.strip()}\nA release is made "
-                           "from a git checkout.")
+        raise ReleaseError(
+            f"wanted the files that git knows in {root}, got:\n{git.stderr.strip()}\nA release is made "
+            "from a git checkout."
+        )
     return sorted(filter(None, git.stdout.split("\0")))
 
 
@@ -44,8 +46,9 @@ def pack(path, root=ROOT):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in shipped(root):
             if not (root / name).is_file():
-                raise ReleaseError(f"wanted {name}, which git knows, in {root}, got no such file. Restore it, or git "
-                                   "rm it.")
+                raise ReleaseError(
+                    f"wanted {name}, which git knows, in {root}, got no such file. Restore it, or git rm it."
+                )
             archive.write(root / name, name)
 
 
@@ -78,8 +81,10 @@ def changes(root=ROOT):
     entry = rf"^## \[{re.escape(number)}\] - (\d{{4}}-\d\d-\d\d|unreleased)\n(.*?)(?=^## |\Z)"
     found = re.search(entry, log, re.MULTILINE | re.DOTALL)
     if not found or not found[2].strip():
-        raise ReleaseError(f"wanted an entry '## [{number}] - DATE' with text in CHANGELOG.md, for the version in "
-                           "pyproject.toml, got none. Write it, or mend the version.")
+        raise ReleaseError(
+            f"wanted an entry '## [{number}] - DATE' with text in CHANGELOG.md, for the version in "
+            "pyproject.toml, got none. Write it, or mend the version."
+        )
     return found[1], found[2].strip()
 
 

@@ -144,8 +144,9 @@ def run(server, path, steps=None):
         if steps and "steps" in node["inputs"]:
             node["inputs"]["steps"] = steps
     results = server.wait(server.queue(prompt))
-    made = {prompt[node]["class_type"]: [picture(server, image) for image in images]
-            for node, images in results.items()}
+    made = {
+        prompt[node]["class_type"]: [picture(server, image) for image in images] for node, images in results.items()
+    }
     edits = len(prompt_pair(prompt)[1])
     saved = made.get("SaveImage", [])
     if not made or len(saved) % (1 + edits):

@@ -231,7 +231,7 @@ def rendered(paint, seeds: range, folder: Path, workers: int = 2, chunk: int = 2
             if not file.is_file():
                 if workers and pool is None:
                     pool = multiprocessing.get_context("spawn").Pool(workers)
-                pictures = np.stack(list((pool.imap(paint, part, 20) if pool else map(paint, part))))
+                pictures = np.stack(list(pool.imap(paint, part, 20) if pool else map(paint, part)))
                 _keep(file, pictures)
             parts.append(torch.from_numpy(np.load(file)))
     finally:

@@ -13,6 +13,7 @@ from workflow_api import prompt_pair, to_api
 
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 
+
 def test_the_page_opens_without_a_complaint(page):
     screenshot(page, "page")
     assert page.complaints == []
@@ -28,8 +29,9 @@ def test_the_template_browser_shows_our_thumbnails(page):
     card = page.locator("[data-testid=template-workflow-softer_constraint]")
     card.scroll_into_view_if_needed()
     card.locator("img").first.wait_for()
-    page.wait_for_function("() => document.querySelector('[data-testid=template-workflow-softer_constraint] img')"
-                           ".naturalWidth === 384")
+    page.wait_for_function(
+        "() => document.querySelector('[data-testid=template-workflow-softer_constraint] img').naturalWidth === 384"
+    )
     screenshot(page, "templates")
     card.click()
     page.wait_for_function("window.app.graph.nodes.filter(n => n.type === 'P2PAttentionReplace').length === 4")
@@ -49,23 +51,37 @@ def test_a_workflow_opens_whole_and_means_the_same_to_our_converter(page, server
     screenshot(page, path.stem)
     missing = page.evaluate(
         "window.app.graph.nodes.filter(n => n.has_errors || !(n.type in LiteGraph.registered_node_types))"
-        ".map(n => n.type)")
+        ".map(n => n.type)"
+    )
     assert missing == []
     assert page.locator(".p-toast-message").all_inner_texts() == []  # the page's warnings about a workflow
     assert page.locator(".p-dialog").count() == 0
     assert page.evaluate("window.app.graph.nodes.length") == len(read(path)["nodes"])
     assert page.evaluate("window.app.graphToPrompt().then(p => p.output)") == to_api(
-        read(path), server.get("/object_info"))
+        read(path), server.get("/object_info")
+    )
     assert page.complaints == []
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_no_two_nodes_of_a_workflow_overlap(path):
     title = 30  # pixels above a node's position
-    boxes = [(node["type"], node["pos"][0], node["pos"][1] - title, node["pos"][0] + node["size"][0],
-              node["pos"][1] + node["size"][1]) for node in read(path)["nodes"]]
-    overlaps = [(a[0], b[0]) for place, a in enumerate(boxes) for b in boxes[:place]
-                if a[1] < b[3] and b[1] < a[3] and a[2] < b[4] and b[2] < a[4]]
+    boxes = [
+        (
+            node["type"],
+            node["pos"][0],
+            node["pos"][1] - title,
+            node["pos"][0] + node["size"][0],
+            node["pos"][1] + node["size"][1],
+        )
+        for node in read(path)["nodes"]
+    ]
+    overlaps = [
+        (a[0], b[0])
+        for place, a in enumerate(boxes)
+        for b in boxes[:place]
+        if a[1] < b[3] and b[1] < a[3] and a[2] < b[4] and b[2] < a[4]
+    ]
     assert overlaps == []
 
 
@@ -88,17 +104,21 @@ def test_run_makes_the_pictures(page, server, name):
     assert len(pictures) == seeds * rows
     assert all(max(ImageStat.Stat(picture).stddev) > 10 for picture in pictures), "a picture is blank"
     for first in range(0, len(pictures), rows):
-        source, *edited = pictures[first:first + rows]
+        source, *edited = pictures[first : first + rows]
         for picture in edited:
             assert max(ImageStat.Stat(ImageChops.difference(source, picture)).mean) > 1, "the edit changed nothing"
 
     # The page shows them on its SaveImage node, too, and masks and maps on the nodes that show those.
-    showing = {key for key, node in prompt.items() if node["class_type"] in
-               ("SaveImage", "P2PShowBlendMask", "P2PAttentionMaps")}
+    showing = {
+        key
+        for key, node in prompt.items()
+        if node["class_type"] in ("SaveImage", "P2PShowBlendMask", "P2PAttentionMaps")
+    }
     assert set(shown) == showing
     for node, images in shown.items():
-        page.wait_for_function("([id, count]) => window.app.graph.getNodeById(id).imgs?.length === count",
-                               arg=[int(node), len(images)])
+        page.wait_for_function(
+            "([id, count]) => window.app.graph.getNodeById(id).imgs?.length === count", arg=[int(node), len(images)]
+        )
     screenshot(page, f"{name}_done")
     assert page.complaints == []
 
@@ -146,7 +166,8 @@ def test_the_new_renderer_shows_every_node(page):
     path = ROOT / "workflows" / "word_swap.json"
     use_renderer(page, nodes_2=True)
     open_workflow(page, path)
-    page.wait_for_function("count => document.querySelectorAll('[data-node-id]').length >= count",
-                           arg=len(read(path)["nodes"]))
+    page.wait_for_function(
+        "count => document.querySelectorAll('[data-node-id]').length >= count", arg=len(read(path)["nodes"])
+    )
     screenshot(page, "word_swap_nodes_2")
     assert page.complaints == []

@@ -48,7 +48,9 @@ def value(page, kind, name):
 def wait_for_value(page, kind, name, wanted):
     page.wait_for_function(
         "([kind, name, wanted]) => app.canvas.graph.nodes.some(n => n.type === kind"
-        " && n.widgets.find(w => w.name === name).value === wanted)", arg=[kind, name, wanted])
+        " && n.widgets.find(w => w.name === name).value === wanted)",
+        arg=[kind, name, wanted],
+    )
 
 
 def look_at(page, kind, scale=1.0):
@@ -56,7 +58,9 @@ def look_at(page, kind, scale=1.0):
     page.evaluate(
         "([kind, scale]) => { const n = app.canvas.graph.nodes.find(n => n.type === kind), { ds } = app.canvas;"
         "ds.scale = scale; ds.offset = [-n.pos[0] + 400 / scale, -n.pos[1] + 200 / scale];"
-        "app.canvas.setDirty(true, true) }", [kind, scale])
+        "app.canvas.setDirty(true, true) }",
+        [kind, scale],
+    )
     page.wait_for_timeout(400)
 
 
@@ -68,7 +72,9 @@ def words(page, part=".p2p-pair"):
             column.className.match(/p2p-(shared|swapped|new|removed)/)[1],
             ...[...column.children].filter(e => !e.matches('.p2p-link')).map(side =>
                 [...side.querySelectorAll('.p2p-chip')].map(chip => chip.firstChild.textContent).join(' ')),
-        ])""", part)
+        ])""",
+        part,
+    )
 
 
 def type_into(page, old, new):
@@ -84,19 +90,24 @@ def colour(page, locator, name):
     return locator.evaluate(
         """(element, name) => { const c = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
         c.fillStyle = getComputedStyle(element)[name]; c.fillRect(0, 0, 1, 1);
-        return [...c.getImageData(0, 0, 1, 1).data].slice(0, 3) }""", name)
+        return [...c.getImageData(0, 0, 1, 1).data].slice(0, 3) }""",
+        name,
+    )
 
 
 def contrast(a, b):
     """WCAG 2.1's ratio of two colours."""
+
     def luminance(rgb):
         parts = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in rgb)]
         return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
     high, low = sorted((luminance(a), luminance(b)), reverse=True)
     return (high + 0.05) / (low + 0.05)
 
 
 # ------------------------------------------------------------------------------------------------------ nothing breaks
+
 
 def test_views_are_there_once_and_save_nothing(page, server, renderer):
     """Every workflow keeps its values and its API form, and each node has at most one view."""
@@ -108,13 +119,15 @@ def test_views_are_there_once_and_save_nothing(page, server, renderer):
         assert {number: values for number, values in now} == saved, path.stem
         assert page.evaluate("app.graphToPrompt().then(p => p.output)") == to_api(read(path), info), path.stem
         views = page.evaluate(
-            "app.graph.nodes.map(n => [n.type, n.widgets?.filter(w => w.name === 'p2p_view').length])")
+            "app.graph.nodes.map(n => [n.type, n.widgets?.filter(w => w.name === 'p2p_view').length])"
+        )
         assert all((count or 0) <= 1 for _, count in views)
         pairs = {kind: count for kind, count in views if kind in ("P2PPromptPair", "P2PPairFromConditioning")}
         assert pairs and set(pairs.values()) == {1}
     once = page.evaluate(
         "[app.extensions.filter(e => e.name.startsWith('prompt_to_prompt')).length,"
-        "document.querySelectorAll('link[href*=\"p2p.css\"]').length]")
+        "document.querySelectorAll('link[href*=\"p2p.css\"]').length]"
+    )
     assert once == [1, 1]
 
 
@@ -130,11 +143,13 @@ def test_no_view_makes_nodes_overlap(page, renderer):
                 const height = element ? element.offsetHeight - 30 : n.size[1];
                 return [n.type, n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + height] });
             return boxes.flatMap((a, i) => boxes.slice(0, i).filter(b =>
-                a[1] < b[3] && b[1] < a[3] && a[2] < b[4] && b[2] < a[4]).map(b => [a[0], b[0]])) }""")
+                a[1] < b[3] && b[1] < a[3] && a[2] < b[4] && b[2] < a[4]).map(b => [a[0], b[0]])) }"""
+        )
         assert overlaps == [], path.stem
 
 
 # ------------------------------------------------------------------------------------------------------ the prompt pair
+
 
 def test_the_words_follow_what_is_typed(page, renderer):
     open_workflow(page, workflow("word_swap"))
@@ -158,9 +173,12 @@ def test_kinds_differ_by_more_than_colour(page, renderer):
     look_at(page, "P2PPromptPair")
     type_into(page, "a mushroom in orange on the grass", "a dog on the big grass")
     page.wait_for_selector(".p2p-pair .p2p-removed")
-    looks = {kind: page.locator(f".p2p-pair .p2p-flow .p2p-chip.p2p-{kind}").first.evaluate(
-        "e => [getComputedStyle(e).borderTopStyle, getComputedStyle(e).borderTopColor]")
-        for kind in ("shared", "swapped", "new", "removed")}
+    looks = {
+        kind: page.locator(f".p2p-pair .p2p-flow .p2p-chip.p2p-{kind}").first.evaluate(
+            "e => [getComputedStyle(e).borderTopStyle, getComputedStyle(e).borderTopColor]"
+        )
+        for kind in ("shared", "swapped", "new", "removed")
+    }
     assert len({style for style, _ in looks.values()}) == 4
     assert len({colour for _, colour in looks.values()}) == 4
 
@@ -193,6 +211,7 @@ def test_a_refusal_is_shown_and_forgotten(page, renderer):
 
 # ------------------------------------------------------------------------------------------------------ picking
 
+
 def test_words_are_picked_with_the_mouse_and_undone(page, renderer):
     open_workflow(page, workflow("local_blend"))
     look_at(page, "P2PLocalBlendMask")
@@ -201,8 +220,13 @@ def test_words_are_picked_with_the_mouse_and_undone(page, renderer):
     street.click()
     wait_for_value(page, "P2PLocalBlendMask", "words", f"{before}, street")
     page.wait_for_selector(".p2p-words .p2p-pick[aria-pressed=true]:has-text('street')")
-    assert page.evaluate("app.graphToPrompt().then(p => Object.values(p.output).find("
-                         "n => n.class_type === 'P2PLocalBlendMask').inputs.words)") == f"{before}, street"
+    assert (
+        page.evaluate(
+            "app.graphToPrompt().then(p => Object.values(p.output).find("
+            "n => n.class_type === 'P2PLocalBlendMask').inputs.words)"
+        )
+        == f"{before}, street"
+    )
     page.keyboard.press("Control+z")
     wait_for_value(page, "P2PLocalBlendMask", "words", before)
     page.wait_for_selector(".p2p-words .p2p-pick[aria-pressed=false]:has-text('street')")
@@ -276,11 +300,14 @@ def test_a_broken_line_is_named(page, renderer):
 
 # ------------------------------------------------------------------------------------------------------ graphs
 
+
 def test_without_a_pair_it_says_so(page, renderer):
     open_workflow(page, workflow("local_blend"))
     page.wait_for_selector(".p2p-words .p2p-pick")
-    page.evaluate("(() => { const n = app.graph.nodes.find(n => n.type === 'P2PLocalBlendMask');"
-                  "n.disconnectInput(n.inputs.findIndex(i => i.name === 'pair')) })()")
+    page.evaluate(
+        "(() => { const n = app.graph.nodes.find(n => n.type === 'P2PLocalBlendMask');"
+        "n.disconnectInput(n.inputs.findIndex(i => i.name === 'pair')) })()"
+    )
     page.wait_for_selector(".p2p-words:has-text('Connect a P2P Prompt Pair')")
 
 
@@ -289,8 +316,10 @@ def test_inside_a_subgraph(page, renderer):
     open_workflow(page, workflow("reweight"))
     page.wait_for_selector(".p2p-words .p2p-pick")
     edits = node(page, "P2PReweightToken", "(n, i, all) => all.length")
-    page.evaluate("(() => { const n = app.graph.nodes.find(n => n.type === 'P2PReweightToken');"
-                  "const { subgraph } = app.graph.convertToSubgraph(new Set([n])); app.canvas.setGraph(subgraph) })()")
+    page.evaluate(
+        "(() => { const n = app.graph.nodes.find(n => n.type === 'P2PReweightToken');"
+        "const { subgraph } = app.graph.convertToSubgraph(new Set([n])); app.canvas.setGraph(subgraph) })()"
+    )
     page.wait_for_function("app.canvas.graph !== app.graph")
     assert edits >= 1 and node(page, "P2PReweightToken", "(n, i, all) => all.length") == 1
     look_at(page, "P2PReweightToken")
@@ -306,15 +335,18 @@ def test_inside_a_subgraph(page, renderer):
 def test_copies_are_separate(page, renderer):
     open_workflow(page, workflow("word_swap"))
     words(page)
-    page.evaluate("(() => { const n = app.graph.nodes.find(n => n.type === 'P2PPromptPair');"
-                  "app.canvas.selectItems([n]); app.canvas.copyToClipboard(); app.canvas.pasteFromClipboard() })()")
+    page.evaluate(
+        "(() => { const n = app.graph.nodes.find(n => n.type === 'P2PPromptPair');"
+        "app.canvas.selectItems([n]); app.canvas.copyToClipboard(); app.canvas.pasteFromClipboard() })()"
+    )
     page.wait_for_function("app.graph.nodes.filter(n => n.type === 'P2PPromptPair').length === 2")
     apart = page.evaluate(
         "(() => { const [a, b] = app.graph.nodes.filter(n => n.type === 'P2PPromptPair');"
         "const of = n => n.widgets.filter(w => w.name === 'p2p_view');"
         "b.widgets.find(w => w.name === 'target').value = 'a tree';"
         "return [of(a).length, of(b).length, of(a)[0].element !== of(b)[0].element,"
-        "a.widgets.find(w => w.name === 'target').value] })()")
+        "a.widgets.find(w => w.name === 'target').value] })()"
+    )
     assert apart == [1, 1, True, "a mushroom in orange on the grass"]
 
 
@@ -331,11 +363,13 @@ def test_saved_and_opened_again(page, renderer):
 
 # ------------------------------------------------------------------------------------------------------ after a run
 
+
 def run(page, server, name):
     """Open a workflow and run it, with few steps: this is about the page."""
     open_workflow(page, workflow(name))
-    page.evaluate("app.graph.nodes.flatMap(n => n.widgets ?? []).filter(w => w.name === 'steps')"
-                  ".forEach(w => { w.value = 2 })")
+    page.evaluate(
+        "app.graph.nodes.flatMap(n => n.widgets ?? []).filter(w => w.name === 'steps').forEach(w => { w.value = 2 })"
+    )
     with page.expect_response("**/api/prompt") as response:
         page.click("[data-testid=queue-button]")
     answer = response.value.json()
@@ -395,8 +429,10 @@ def test_the_line_between_source_and_edit(page, server, renderer):
         page.wait_for_timeout(100)
         inside = [0.1, 0.1, 0.9, 0.85]  # without the line at the side and the labels
         shot = picture(stage)
-        shot, wanted, other = (each.crop([round(side * length) for side, length in zip(inside, each.size * 2)])
-                               for each in (shot, wanted, other))
+        shot, wanted, other = (
+            each.crop([round(side * length) for side, length in zip(inside, each.size * 2)])
+            for each in (shot, wanted, other)
+        )
         assert difference(shot, wanted) < difference(shot, other) / 2
     box = stage.bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.3)
@@ -412,6 +448,7 @@ def test_the_line_between_source_and_edit(page, server, renderer):
 
 
 # ------------------------------------------------------------------------------------------------------ themes
+
 
 @pytest.mark.parametrize("palette", ["dark", "light"])
 def test_text_can_be_read_in_every_theme(page, renderer, palette):

@@ -7,12 +7,19 @@ from workflow_api import edits, prompt_pair, to_api, without_blend, without_p2p
 
 INFO = {
     "Load": {"display_name": "Load It", "input": {"required": {"name": [["a.safetensors", "b.safetensors"]]}}},
-    "Encode": {"input": {"required": {"text": ["STRING", {"multiline": True}], "clip": ["CLIP"]}},
-               "input_order": {"required": ["text", "clip"]}},
+    "Encode": {
+        "input": {"required": {"text": ["STRING", {"multiline": True}], "clip": ["CLIP"]}},
+        "input_order": {"required": ["text", "clip"]},
+    },
     "Sample": {
         "input": {
-            "required": {"model": ["MODEL"], "seed": ["INT", {"control_after_generate": True}], "steps": ["INT", {}],
-                         "sampler": ["COMBO", {"options": ["euler"]}], "positive": ["CONDITIONING"]},
+            "required": {
+                "model": ["MODEL"],
+                "seed": ["INT", {"control_after_generate": True}],
+                "steps": ["INT", {}],
+                "sampler": ["COMBO", {"options": ["euler"]}],
+                "positive": ["CONDITIONING"],
+            },
             "optional": {"strength": ["FLOAT", {"default": 1.0}], "note": ["STRING", {"forceInput": True}]},
         },
     },
@@ -25,8 +32,16 @@ def socket(name, kind, link=None, **more):
 
 
 def node(number, kind, inputs=(), outputs=(), values=None, **more):
-    return {"id": number, "type": kind, "inputs": list(inputs), "mode": 0, "order": number,
-            "outputs": [{"name": name, "type": name} for name in outputs], "widgets_values": values, **more}
+    return {
+        "id": number,
+        "type": kind,
+        "inputs": list(inputs),
+        "mode": 0,
+        "order": number,
+        "outputs": [{"name": name, "type": name} for name in outputs],
+        "widgets_values": values,
+        **more,
+    }
 
 
 @pytest.fixture
@@ -37,12 +52,22 @@ def workflow():
             node(1, "Load", outputs=("MODEL", "CLIP"), values=["a.safetensors"]),
             node(2, "Encode", [socket("clip", "CLIP", 2)], ["CONDITIONING"], ["a cat"]),
             node(3, "Patch", [socket("clip", "CLIP", 5), socket("model", "MODEL", 1)], ["MODEL"], [0.5]),
-            node(4, "Sample", [socket("model", "MODEL", 3), socket("positive", "CONDITIONING", 4)],
-                 values=[7, "randomize", 20, "euler", 0.9], title="Draw"),
+            node(
+                4,
+                "Sample",
+                [socket("model", "MODEL", 3), socket("positive", "CONDITIONING", 4)],
+                values=[7, "randomize", 20, "euler", 0.9],
+                title="Draw",
+            ),
             node(5, "Note", values=["hello"]),
         ],
-        "links": [[1, 1, 0, 3, 1, "MODEL"], [2, 1, 1, 2, 0, "CLIP"], [3, 3, 0, 4, 0, "MODEL"],
-                  [4, 2, 0, 4, 1, "CONDITIONING"], [5, 1, 1, 3, 0, "CLIP"]],
+        "links": [
+            [1, 1, 0, 3, 1, "MODEL"],
+            [2, 1, 1, 2, 0, "CLIP"],
+            [3, 3, 0, 4, 0, "MODEL"],
+            [4, 2, 0, 4, 1, "CONDITIONING"],
+            [5, 1, 1, 3, 0, "CLIP"],
+        ],
     }
 
 
@@ -54,11 +79,23 @@ def test_nodes_links_and_widgets(workflow):
     assert to_api(workflow, INFO) == {
         "1": {"class_type": "Load", "inputs": {"name": "a.safetensors"}, "_meta": {"title": "Load It"}},
         "2": {"class_type": "Encode", "inputs": {"text": "a cat", "clip": ["1", 1]}, "_meta": {"title": "Encode"}},
-        "3": {"class_type": "Patch", "inputs": {"clip": ["1", 1], "model": ["1", 0], "scale": 0.5},
-              "_meta": {"title": "Patch"}},
-        "4": {"class_type": "Sample", "_meta": {"title": "Draw"},
-              "inputs": {"model": ["3", 0], "seed": 7, "steps": 20, "sampler": "euler", "positive": ["2", 0],
-                         "strength": 0.9}},
+        "3": {
+            "class_type": "Patch",
+            "inputs": {"clip": ["1", 1], "model": ["1", 0], "scale": 0.5},
+            "_meta": {"title": "Patch"},
+        },
+        "4": {
+            "class_type": "Sample",
+            "_meta": {"title": "Draw"},
+            "inputs": {
+                "model": ["3", 0],
+                "seed": 7,
+                "steps": 20,
+                "sampler": "euler",
+                "positive": ["2", 0],
+                "strength": 0.9,
+            },
+        },
     }
 
 
@@ -117,6 +154,7 @@ def test_too_few_values_are_named(workflow):
 
 # ----------------------------------------------------------------------------------------- the same, without our nodes
 
+
 @pytest.fixture
 def prompt():
     def made(kind, **inputs):
@@ -150,9 +188,16 @@ def test_a_pair_of_conditionings(prompt):
     """Its texts may come from String nodes; without our nodes the target's conditioning goes to the sampler."""
     prompt["11"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": ["12", 0]}}
     prompt["12"] = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a dog"}}
-    prompt["2"] = {"class_type": "P2PPairFromConditioning", "inputs": {
-        "clip": ["1", 1], "source_conditioning": ["5", 0], "target_conditioning": ["11", 0], "source": "a cat",
-        "target": ["12", 0]}}
+    prompt["2"] = {
+        "class_type": "P2PPairFromConditioning",
+        "inputs": {
+            "clip": ["1", 1],
+            "source_conditioning": ["5", 0],
+            "target_conditioning": ["11", 0],
+            "source": "a cat",
+            "target": ["12", 0],
+        },
+    }
     assert prompt_pair(prompt) == ("a cat", ["a dog"], "2")
     (dog,) = without_p2p(prompt)
     assert dog["6"]["inputs"] == {"model": ["1", 0], "positive": ["11", 0], "negative": ["5", 0], "seed": 3}
@@ -177,12 +222,15 @@ def test_one_pair_is_wanted(prompt):
         prompt_pair(prompt)
 
 
-@pytest.mark.parametrize("text, parts", [
-    ("a dog", ["a dog"]),
-    ("a dog\n---\na fox", ["a dog", "a fox"]),
-    ("a dog \r\n --- \r\n a fox", ["a dog", "a fox"]),
-    ("a well---known dog", ["a well---known dog"]),
-    (" \n", []),
-])
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("a dog", ["a dog"]),
+        ("a dog\n---\na fox", ["a dog", "a fox"]),
+        ("a dog \r\n --- \r\n a fox", ["a dog", "a fox"]),
+        ("a well---known dog", ["a well---known dog"]),
+        (" \n", []),
+    ],
+)
 def test_edits(text, parts):
     assert edits(text) == parts

@@ -10,17 +10,30 @@ from comfy_server import PACK, ROOT
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 SCREENSHOTS = ROOT / ".host" / "run" / "screenshots"
 PATIENCE_MS = 180_000  # a slow machine builds the page for a minute
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 # No welcome dialog over the page, and the graph as large as it goes in the screenshots.
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.VueNodes.Enabled": False}
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge"]
-ELSEWHERE = ["/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-             "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge"]
+ELSEWHERE = [
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
+]
 if os.name == "nt":
-    ELSEWHERE = [os.path.join(os.environ.get(base, "C:\\"), *program) for base in ("ProgramFiles", "ProgramFiles(x86)")
-                 for program in (("Google", "Chrome", "Application", "chrome.exe"),
-                                 ("Microsoft", "Edge", "Application", "msedge.exe"))]
+    ELSEWHERE = [
+        os.path.join(os.environ.get(base, "C:\\"), *program)
+        for base in ("ProgramFiles", "ProgramFiles(x86)")
+        for program in (
+            ("Google", "Chrome", "Application", "chrome.exe"),
+            ("Microsoft", "Edge", "Application", "msedge.exe"),
+        )
+    ]
 NO_BROWSER = f"no browser found (looked for {', '.join(BROWSERS)}); on Debian: apt-get install chromium"
 
 
@@ -35,8 +48,8 @@ def opened(server, profile, **settings):
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch_persistent_context(
-            profile, executable_path=find_browser(), headless=True, args=FLAGS,
-            viewport={"width": 1600, "height": 900})
+            profile, executable_path=find_browser(), headless=True, args=FLAGS, viewport={"width": 1600, "height": 900}
+        )
         browser.add_init_script("localStorage.setItem('comfy.vueNodesMigration.dismissed', 'true')")  # no banner
         page = browser.pages[0]
         page.set_default_timeout(PATIENCE_MS)
@@ -62,15 +75,16 @@ def opened(server, profile, **settings):
 
 def use_renderer(page, nodes_2):
     """The classic canvas, or Nodes 2.0, which draws nodes as page elements."""
-    page.evaluate("async on => { const { setting } = window.app.extensionManager;"
-                  "if (setting.get('Comfy.VueNodes.Enabled') !== on) await setting.set('Comfy.VueNodes.Enabled', on) }",
-                  nodes_2)
+    page.evaluate(
+        "async on => { const { setting } = window.app.extensionManager;"
+        "if (setting.get('Comfy.VueNodes.Enabled') !== on) await setting.set('Comfy.VueNodes.Enabled', on) }",
+        nodes_2,
+    )
 
 
 def open_workflow(page, path):
     """Load a saved workflow as the page's Open does."""
-    page.evaluate("([workflow, name]) => window.app.loadGraphData(workflow, true, true, name)",
-                  [read(path), path.stem])
+    page.evaluate("([workflow, name]) => window.app.loadGraphData(workflow, true, true, name)", [read(path), path.stem])
 
 
 def read(path):

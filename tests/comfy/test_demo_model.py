@@ -27,10 +27,22 @@ def encode(demo, text):
 def sample(demo, prompts, seed=1, model=None):
     """Pictures float (B,128,128,3) of ``prompts``, all from the same noise, by the stock sampler."""
     import comfy.sample
+
     context = torch.cat([encode(demo, prompt)[0] for prompt in prompts])
     noise = torch.randn(1, 4, 16, 16, generator=torch.manual_seed(seed)).repeat(len(prompts), 1, 1, 1)
-    latent = comfy.sample.sample(model or demo[0], noise, STEPS, CFG, "euler", "normal", [[context, {}]],
-                                 [[encode(demo, "")[0], {}]], torch.zeros_like(noise), seed=seed, disable_pbar=True)
+    latent = comfy.sample.sample(
+        model or demo[0],
+        noise,
+        STEPS,
+        CFG,
+        "euler",
+        "normal",
+        [[context, {}]],
+        [[encode(demo, "")[0], {}]],
+        torch.zeros_like(noise),
+        seed=seed,
+        disable_pbar=True,
+    )
     return demo[2].decode(latent).numpy()
 
 
@@ -42,6 +54,7 @@ def test_is_made_of_the_hosts_classes(demo, unet):
     import comfy.model_patcher
     import comfy.sd
     import comfy.sd1_clip
+
     model, clip, vae = demo
     assert type(model) is comfy.model_patcher.ModelPatcher
     assert type(model.model) is comfy.model_base.BaseModel
@@ -63,6 +76,7 @@ def test_the_file_is_small_and_says_where_it_comes_from(host, scenes):
 
 def test_a_missing_or_foreign_file_says_how_to_mend_it(host, tmp_path):
     from safetensors.torch import save_file
+
     load = host.module("demo.model").load_demo_model
     with pytest.raises(FileNotFoundError, match="train.py"):
         load(tmp_path / "none.safetensors")
@@ -76,7 +90,7 @@ def test_only_the_words_carry_anything(demo, prompt, words):
     context, tokens = encode(demo, prompt)
     filled = context[0].abs().sum(-1) > 0
     assert context.shape[1] == 77 and len(tokens) == 77
-    assert filled.tolist() == [True] * (1 + words) + [False] * (76 - words)   # BOS and words; not EOS, not padding
+    assert filled.tolist() == [True] * (1 + words) + [False] * (76 - words)  # BOS and words; not EOS, not padding
 
 
 def test_long_prompts_come_in_chunks_and_unknown_words_are_alike(demo):
@@ -89,9 +103,16 @@ def test_long_prompts_come_in_chunks_and_unknown_words_are_alike(demo):
 
 def test_every_word_of_the_grammar_is_one_known_token(demo, scenes):
     table = demo[1].cond_stage_model.clip_l.transformer.get_input_embeddings().weight
-    unknown = table[0]                                              # CLIP's "!", which no caption holds
-    for word in (*scenes.SHAPES, *scenes.COLOURS, *scenes.TEXTURES, *scenes.PLACES, *scenes.LIGHTS,
-                 *scenes.WEATHERS, *scenes.STYLES):
+    unknown = table[0]  # CLIP's "!", which no caption holds
+    for word in (
+        *scenes.SHAPES,
+        *scenes.COLOURS,
+        *scenes.TEXTURES,
+        *scenes.PLACES,
+        *scenes.LIGHTS,
+        *scenes.WEATHERS,
+        *scenes.STYLES,
+    ):
         _, tokens = encode(demo, word)
         assert tokens[2] == 49407, f"{word} is more than one token"
         assert not torch.equal(table[tokens[1]], unknown), f"{word} is not in the token table"
@@ -110,11 +131,11 @@ def test_autoencoder_round_trip(demo, scenes):
     pictures = torch.from_numpy(pictures).float() / 255
     latents = demo[2].encode(pictures)
     assert latents.shape == (8, 4, 16, 16)
-    assert (latents.std((0, 2, 3)) - 1).abs().max() < 0.35          # unit variance per channel, as diffusion wants it
+    assert (latents.std((0, 2, 3)) - 1).abs().max() < 0.35  # unit variance per channel, as diffusion wants it
     error = ((demo[2].decode(latents) - pictures) ** 2).mean((1, 2, 3))
-    assert (-10 * error.log10()).mean() > 23                        # decibels
+    assert (-10 * error.log10()).mean() > 23  # decibels
 
-    format = demo[0].model.latent_format                            # live previews show the right colours
+    format = demo[0].model.latent_format  # live previews show the right colours
     small = torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), 8).movedim(1, -1)
     preview = latents.movedim(1, -1) @ torch.tensor(format.latent_rgb_factors)
     preview = (preview + torch.tensor(format.latent_rgb_factors_bias) + 1) / 2
@@ -127,22 +148,40 @@ def test_other_sizes_and_tiled_decoding_work(demo):
 
 
 def test_it_draws_what_the_caption_says(demo):
-    day, night, snow, sea = sample(demo, ["a house in red on the grass", "a house in red on the grass at night",
-                                          "a house in red on the snow", "a house in red on the sea"])
+    day, night, snow, sea = sample(
+        demo,
+        [
+            "a house in red on the grass",
+            "a house in red on the grass at night",
+            "a house in red on the snow",
+            "a house in red on the sea",
+        ],
+    )
     assert all(np.isfinite(picture).all() for picture in (day, night, snow, sea))
     assert night.mean() < 0.75 * day.mean()
     corners = lambda picture: np.concatenate([picture[-24:, :16], picture[-24:, -16:]], 1).mean((0, 1))
-    assert corners(snow).min() > 0.75                               # the ground is white, green, blue
+    assert corners(snow).min() > 0.75  # the ground is white, green, blue
     assert corners(day).argmax() == 1 and corners(sea).argmax() == 2
     middle = day[40:110, 20:108].reshape(-1, 3)
-    assert (middle[:, 0] - middle[:, 1:].max(1) > 0.25).mean() > 0.05   # and a part of the picture is red
+    assert (middle[:, 0] - middle[:, 1:].max(1) > 0.25).mean() > 0.05  # and a part of the picture is red
 
 
-@pytest.mark.parametrize("prompt, word, attribute", [
-    ("a house in red on the grass at night", "night", lambda picture: -picture.mean()),
-    ("a heart in red on the snow", "red", lambda picture: (picture[..., 0] - picture[..., 1:].mean(-1)).clip(0).mean()),
-    ("a heart in red on the snow", "heart", lambda picture: (picture[..., 0] - picture[..., 1:].mean(-1)).clip(0).mean()),
-])
+@pytest.mark.parametrize(
+    "prompt, word, attribute",
+    [
+        ("a house in red on the grass at night", "night", lambda picture: -picture.mean()),
+        (
+            "a heart in red on the snow",
+            "red",
+            lambda picture: (picture[..., 0] - picture[..., 1:].mean(-1)).clip(0).mean(),
+        ),
+        (
+            "a heart in red on the snow",
+            "heart",
+            lambda picture: (picture[..., 0] - picture[..., 1:].mean(-1)).clip(0).mean(),
+        ),
+    ],
+)
 def test_a_words_own_column_carries_the_word(demo, prompt, word, attribute):
     """Re-weighting (Hertz et al. 2023, 3.2): the word's column times c, here through its value row."""
     column = 1 + prompt.split().index(word)
@@ -153,7 +192,7 @@ def test_a_words_own_column_carries_the_word(demo, prompt, word, attribute):
         rows = value.shape[0] // len(extra["cond_or_uncond"])
         for chunk, kind in enumerate(extra["cond_or_uncond"]):
             if kind == 0:
-                value[chunk * rows:(chunk + 1) * rows, column] *= torch.tensor(amounts)[:, None]
+                value[chunk * rows : (chunk + 1) * rows, column] *= torch.tensor(amounts)[:, None]
         return n, context, value
 
     model = demo[0].clone()

@@ -121,7 +121,7 @@ def test_noise_masks_for_all_for_each_picture_or_for_each_row(sampling, made, ma
     conditioning, pair, latents = made
     mask = torch.zeros(masks, 1, *latents["samples"].shape[-2:])
     for number in range(masks):
-        mask[number, ..., number :] = 1.0
+        mask[number, ..., number:] = 1.0
     got = sampling.ksampler(
         second(sampling, pair, sampling.edit(pair)), conditioning, {**latents, "noise_mask": mask}, **AGAIN
     )

@@ -17,8 +17,12 @@ SAVED = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (PA
 FIGURES = ["word_swap", "softer_constraint", "new_phrase", "global_edit", "reweight", "local_blend", "real_image"]
 MODELS = {"sd15": sd15, "sdxl": sdxl}
 SHOWING = ("P2PShowBlendMask", "P2PAttentionMaps")
-RUNS = [(name, family) for family in MODELS for name in sorted(SAVED)
-        if uses_demo_model(SAVED[name]) or name.endswith(family)]
+RUNS = [
+    (name, family)
+    for family in MODELS
+    for name in sorted(SAVED)
+    if uses_demo_model(SAVED[name]) or name.endswith(family)
+]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,7 @@ def run(host, run_node, models, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def api(host):
     """``api(name)`` is a saved workflow in API form."""
+
     def convert(name):
         info = {}
         for kind in {node["type"] for node in SAVED[name]["nodes"]} - {"Note", "MarkdownNote"}:
@@ -82,8 +87,13 @@ def save_lora(path):
     from safetensors.torch import save_file
 
     generator, name = torch.manual_seed(3), "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_v"
-    save_file({f"{name}.lora_up.weight": torch.randn(32, 4, generator=generator),
-               f"{name}.lora_down.weight": torch.randn(4, 32, generator=generator)}, path)
+    save_file(
+        {
+            f"{name}.lora_up.weight": torch.randn(32, 4, generator=generator),
+            f"{name}.lora_down.weight": torch.randn(4, 32, generator=generator),
+        },
+        path,
+    )
 
 
 def small_control_net():

@@ -1,4 +1,4 @@
-"""What is written about the pack is true: every link leads somewhere, every workflow is shown, and nothing is left over.
+"""What is written about the pack is true: every link leads somewhere, every workflow is shown, nothing is left over.
 
 Which words a page owes to a node's sockets is in tests/comfy/test_nodes.py, which knows the nodes.
 """
@@ -14,14 +14,26 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
-TEXTS = sorted(path for path in ROOT.glob("**/*.md")
-               if not any(part.startswith(".") or part == "output" for part in path.relative_to(ROOT).parts))
+TEXTS = sorted(
+    path
+    for path in ROOT.glob("**/*.md")
+    if not any(part.startswith(".") or part == "output" for part in path.relative_to(ROOT).parts)
+)
 HELP = sorted(DOCS.glob("P2P*.md"))
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 # What makes an image, and so can do too little or too much.
-EDITS = ["P2PPromptPair", "P2PAttentionReplace", "P2PAttentionRefine", "P2PReweightToken", "P2PLocalBlendMask",
-         "P2PSecondPass", "P2PDDIMInvert", "P2PProximalGuidance", "P2PNullTextOptimize"]
+EDITS = [
+    "P2PPromptPair",
+    "P2PAttentionReplace",
+    "P2PAttentionRefine",
+    "P2PReweightToken",
+    "P2PLocalBlendMask",
+    "P2PSecondPass",
+    "P2PDDIMInvert",
+    "P2PProximalGuidance",
+    "P2PNullTextOptimize",
+]
 FIGURES = ["word_swap", "softer_constraint", "new_phrase", "global_edit", "reweight", "local_blend", "real_image"]
 
 

@@ -102,7 +102,10 @@ def checkout(tmp_path):
         "pyproject.toml": '[project]\nversion = "1.2.3"\n[tool.comfy]\nIcon = "https://example.com/release/icon.png"\n',
         "CHANGELOG.md": "# Changelog\n\n## [1.2.3] - 2026-01-02\n\n- A change\n\n## [1.2.2] - unreleased\n\n- Older\n",
         ".comfyignore": "# comment\n/tests/\n/locales/*.json\n",
-        "tests/test_a.py": "", "locales/ko.json": "{}", "locales/ko/nodeDefs.json": "{}", "nodes/tests/kept.py": "",
+        "tests/test_a.py": "",
+        "locales/ko.json": "{}",
+        "locales/ko/nodeDefs.json": "{}",
+        "nodes/tests/kept.py": "",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -116,15 +119,27 @@ def checkout(tmp_path):
 def test_the_archive_holds_what_git_knows_but_for_the_ignored(checkout):
     archive.pack(checkout / "out" / "pack.zip", checkout)
     assert set(archive.sizes(checkout / "out" / "pack.zip")) == {
-        ".comfyignore", "CHANGELOG.md", "locales/", "nodes/", "pyproject.toml"}
+        ".comfyignore",
+        "CHANGELOG.md",
+        "locales/",
+        "nodes/",
+        "pyproject.toml",
+    }
     assert archive.shipped(checkout) == [
-        ".comfyignore", "CHANGELOG.md", "locales/ko/nodeDefs.json", "nodes/tests/kept.py", "pyproject.toml"]
+        ".comfyignore",
+        "CHANGELOG.md",
+        "locales/ko/nodeDefs.json",
+        "nodes/tests/kept.py",
+        "pyproject.toml",
+    ]
 
 
 def test_a_release_says_what_is_missing(checkout):
     assert archive.changes(checkout) == ("2026-01-02", "- A change")
     assert [point.split(" ")[0] for point in archive.open_points(checkout)] == [
-        "project.urls.Repository", "tool.comfy.Banner"]
+        "project.urls.Repository",
+        "tool.comfy.Banner",
+    ]
     log = checkout / "CHANGELOG.md"
     log.write_text(log.read_text().replace("2026-01-02", "unreleased"))
     assert archive.open_points(checkout)[-1].startswith("CHANGELOG.md")

@@ -39,14 +39,24 @@ def test_parse_caption_is_the_inverse_of_caption(prefix, light_first):
 
 def test_parse_caption_takes_commas_and_capitals():
     assert scenes.parse_caption("A house in blue with stripes, and an umbrella, on the snow at night.") == Description(
-        (Thing("house", "blue", "stripes"), Thing("umbrella")), "snow", "night")
+        (Thing("house", "blue", "stripes"), Thing("umbrella")), "snow", "night"
+    )
 
 
-@pytest.mark.parametrize("text, blamed", [
-    ("", "''"), ("a dragon", "a dragon"), ("a house in mauve", "in mauve"), ("a blue house", "a blue house"),
-    ("a house and", "''"), ("a house and a star and a cat", "and a cat"), ("a house at night at sunset", "at sunset"),
-    ("a house on the roof", "on the roof"), ("a houseboat", "a houseboat"),
-])
+@pytest.mark.parametrize(
+    "text, blamed",
+    [
+        ("", "''"),
+        ("a dragon", "a dragon"),
+        ("a house in mauve", "in mauve"),
+        ("a blue house", "a blue house"),
+        ("a house and", "''"),
+        ("a house and a star and a cat", "and a cat"),
+        ("a house at night at sunset", "at sunset"),
+        ("a house on the roof", "on the roof"),
+        ("a houseboat", "a houseboat"),
+    ],
+)
 def test_an_unknown_caption_says_what_is_understood(text, blamed):
     with pytest.raises(ValueError) as error:
         scenes.parse_caption(text)
@@ -76,7 +86,7 @@ def test_masks_are_where_the_things_are():
     for seed in SEEDS[:20]:
         scene = scenes.sample_scene(seed)
         masks = scenes.object_masks(scene)
-        assert masks.sum(0).max() <= 1 + 1e-6                       # things hide each other, they do not overlap
+        assert masks.sum(0).max() <= 1 + 1e-6  # things hide each other, they do not overlap
         for mask, stand in zip(masks, scene.stands):
             spot = scene.layout.spots[stand]
             rows, columns = np.nonzero(mask > 0.5)
@@ -94,7 +104,7 @@ def test_recolouring_changes_the_mask_and_nothing_else():
     assert np.array_equal(mask, scenes.object_masks(edited)[0])
 
 
-EDITS = {                                                           # what must stay the same: (spots kept, free spot used)
+EDITS = {  # what must stay the same: (spots kept, free spot used)
     "swap an object": "a cat in blue on the grass",
     "swap the colour": "a house in red on the grass",
     "remove the colour": "a house on the grass",
@@ -131,23 +141,39 @@ def test_a_removed_object_leaves_the_other_in_place():
 
 
 def test_every_word_of_a_scene_is_a_slot():
-    scene = Scene(scenes.parse_caption("a house in blue with dots and a star on the sea at night in the fog"),
-                  scenes.sample_scene(0).layout, (0, 1))
-    assert scenes.slots(scene) == {"shape0": "house", "colour0": "blue", "texture0": "dots", "shape1": "star",
-                                   "place": "sea", "light": "night", "weather": "fog"}
+    scene = Scene(
+        scenes.parse_caption("a house in blue with dots and a star on the sea at night in the fog"),
+        scenes.sample_scene(0).layout,
+        (0, 1),
+    )
+    assert scenes.slots(scene) == {
+        "shape0": "house",
+        "colour0": "blue",
+        "texture0": "dots",
+        "shape1": "star",
+        "place": "sea",
+        "light": "night",
+        "weather": "fog",
+    }
 
 
-@pytest.mark.parametrize("slot, without", [
-    ("colour0", "a house with dots and a star on the sea at night as a drawing"),
-    ("texture0", "a house in blue and a star on the sea at night as a drawing"),
-    ("shape1", "a house in blue with dots on the sea at night as a drawing"),
-    ("place", "a house in blue with dots and a star at night as a drawing"),
-    ("light", "a house in blue with dots and a star on the sea as a drawing"),
-    ("style", "a house in blue with dots and a star on the sea at night"),
-])
+@pytest.mark.parametrize(
+    "slot, without",
+    [
+        ("colour0", "a house with dots and a star on the sea at night as a drawing"),
+        ("texture0", "a house in blue and a star on the sea at night as a drawing"),
+        ("shape1", "a house in blue with dots on the sea at night as a drawing"),
+        ("place", "a house in blue with dots and a star at night as a drawing"),
+        ("light", "a house in blue with dots and a star on the sea as a drawing"),
+        ("style", "a house in blue with dots and a star on the sea at night"),
+    ],
+)
 def test_a_word_of_amount_zero_is_a_word_not_said(slot, without):
-    full = Scene(scenes.parse_caption("a house in blue with dots and a star on the sea at night as a drawing"),
-                 scenes.sample_scene(0).layout, (0, 1))
+    full = Scene(
+        scenes.parse_caption("a house in blue with dots and a star on the sea at night as a drawing"),
+        scenes.sample_scene(0).layout,
+        (0, 1),
+    )
     faded = scenes.render(full, amounts={slot: 0})
     assert difference(faded, scenes.render(scenes.counterfactual(full, without))).max() < 0.01
     steps = [scenes.render(full, amounts={slot: c}) for c in (-0.5, 0, 0.5, 1, 1.5)]
