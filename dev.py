@@ -45,6 +45,15 @@ TEST_TOOLS = ["pytest==9.2.0", "hypothesis==6.170.15", "playwright==1.65.2"]
 # A newer page than the pinned ComfyUI's own (1.32.9), which loses the translations of every pack; from 1.33 they stay.
 NEWER_PAGE = "comfyui-frontend-package==1.58.1"
 
+# For glibc: memory once taken stays with the process. Else the system clears pages for every large tensor, which took
+# up to half of a run's time, and not the same of each run's.
+KEEP_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TOP_PAD_": str(2**26),
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+}
+
 
 class SetupError(Exception):
     """Something the user can mend; the message says what was wanted, what was found, and how."""
@@ -129,7 +138,8 @@ def bench(arguments):
     if not arguments or arguments[0] not in files:
         raise SetupError(f"wanted the name of a bench ({', '.join(files)}), got {' '.join(arguments) or 'none'}.")
     host = Host()
-    return run([host.python, ROOT / "tests" / "bench" / files[arguments[0]], *arguments[1:]], env=host.environment())
+    env = host.environment() | KEEP_MEMORY
+    return run([host.python, ROOT / "tests" / "bench" / files[arguments[0]], *arguments[1:]], env=env)
 
 
 def train(arguments):

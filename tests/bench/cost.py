@@ -1,9 +1,9 @@
 """What an edit costs: time, arithmetic and peak memory of a P2P run over the stock KSampler on the same rows: ratios.
 
 Beside it, the same edit the way the research code does it, with every attention map built. All in one process, in
-turn, round after round; a ratio of times is the median over the rounds. Edits are in force during the whole run, the
-dearest case. On a CPU, time is that of the processor, on one thread. Arithmetic is counted (products of matrices and
-convolutions), so it is the same on every machine.
+turn, every second round in the opposite order; a ratio of times is the median over the rounds. Edits are in force
+during the whole run, the dearest case. On a CPU, time is that of the processor, on one thread. Arithmetic is counted
+(products of matrices and convolutions), so it is the same on every machine.
 
     python dev.py bench cost                             full SD 1.5, latent 64 x 64
     python dev.py bench cost --family sdxl               full SDXL, latent 128 x 128
@@ -52,7 +52,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--channels", type=int, default=320, help="width of the UNet; both have 320")
     parser.add_argument("--latent", type=int, help="height and width of the latent (SD 1.5: 64, SDXL: 128)")
     parser.add_argument("--steps", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3, help="of timing; 0: only arithmetic and memory")
+    parser.add_argument("--rounds", type=int, default=4, help="of timing; 0: only arithmetic and memory")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     parser.add_argument(
