@@ -58,12 +58,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--attention", choices=("host", "pytorch"), default="host", help="which kernel; host: its choice"
     )
+    parser.add_argument("--edit", default="", help="only the edits whose name begins like this")
     parser.add_argument("--skip-maps", action="store_true", help="leave out the run that builds every map")
     parser.add_argument(
         "--grow", action="store_true", help="the ratios for several latents, rows and lengths of prompt"
     )
     parser.add_argument("--out", type=Path, help="also write the table to this file")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not any(name.startswith(options.edit) for name in CASES):
+        parser.error(f"--edit: wanted the beginning of one of {', '.join(CASES)}, got {options.edit!r}")
+    return options
 
 
 def arithmetic_and_peak(function, device: str) -> tuple[int, int]:
@@ -229,6 +233,8 @@ def compare(bench: Bench) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     for name, (target, edits) in CASES.items():
+        if not name.startswith(bench.options.edit):
+            continue
         runs, with_model = bench.runs(edits, [target], bench.side)
         if not bench.options.skip_maps and edits is not SEEN:  # maps of every layer are there to be seen already
             built = bench.built_maps(name, bench.side)
