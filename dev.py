@@ -45,8 +45,8 @@ TEST_TOOLS = ["pytest==9.2.0", "hypothesis==6.170.15", "playwright==1.65.2"]
 # A newer page than the pinned ComfyUI's own (1.32.9), which loses the translations of every pack; from 1.33 they stay.
 NEWER_PAGE = "comfyui-frontend-package==1.58.1"
 
-# For glibc: memory once taken stays with the process. Else the system clears pages for every large tensor, which took
-# up to half of a run's time, and not the same of each run's.
+# For glibc, where times are compared: memory once taken stays with the process. Else the system clears pages for every
+# large tensor, which took up to half of a run's time, and not the same of each run's.
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
@@ -138,7 +138,7 @@ def bench(arguments):
     if not arguments or arguments[0] not in files:
         raise SetupError(f"wanted the name of a bench ({', '.join(files)}), got {' '.join(arguments) or 'none'}.")
     host = Host()
-    env = host.environment() | KEEP_MEMORY
+    env = host.environment() | (KEEP_MEMORY if arguments[0] == "cost" else {})
     return run([host.python, ROOT / "tests" / "bench" / files[arguments[0]], *arguments[1:]], env=env)
 
 

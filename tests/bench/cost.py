@@ -67,6 +67,8 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if not any(name.startswith(options.edit) for name in CASES):
         parser.error(f"--edit: wanted the beginning of one of {', '.join(CASES)}, got {options.edit!r}")
+    if options.edit and options.grow:
+        parser.error("--edit: wanted without --grow, whose table has a column for each edit")
     return options
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from explicit_softmax import CONTEXT, RowEdit, edited_model, moved_mass
+from memory import RUN_STATE
 from PIL import Image
 from sampling import CFG, DEFAULTS, PHRASE, SOURCE, SWAP, Sampling, latent, relative_error
 from small_models import FAMILIES
@@ -561,9 +562,7 @@ def test_nothing_of_the_run_stays_on_the_model(sampling, host, stopped):
     assert options == {"transformer_options": {}}
     assert set(model.get_wrappers("outer_sample", key)) and len(model.wrappers) == 1
     gc.collect()
-    states = ("MapRun", "BlendRun", "EditRun", "_MapTaps")
-    alive = [each for each in gc.get_objects() if type(each).__name__ in states and "p2p" in type(each).__module__]
-    assert not alive
+    assert not [each for each in gc.get_objects() if type(each).__name__ in RUN_STATE]
 
 
 def test_words_that_are_in_no_prompt(sampling):
