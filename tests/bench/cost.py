@@ -237,7 +237,7 @@ def compare(bench: Bench) -> list[str]:
         if bench.options.edit not in (None, name):
             continue
         runs, with_model = bench.runs(edits, [target], bench.side)
-        if not bench.options.skip_maps and edits is not SEEN:  # maps of every layer are there to be seen already
+        if not bench.options.skip_maps and name != "blend":  # maps of every layer are there to be seen already
             built = bench.built_maps(name, bench.side)
             runs["maps"] = lambda built=built, with_model=with_model: with_model(built)
         ratios = bench.ratios(runs)
