@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from aiohttp import web
 
 from ..p2p_attention.comparison import compare
-from ..p2p_attention.patcher import prompt_reader
+from ..p2p_attention.host.encode import prompt_reader
 
 PATH = "/p2p/alignment"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..p2p_attention.blend import FEATHER, GROW, MASK_MODES, local_blend
+from ..p2p_attention.host.attach import attach
 from ..p2p_attention.maps import BRANCHES
-from ..p2p_attention.patcher import attach
 from ..p2p_attention.show import show_masks
 from .edit import edit_number, fraction, model_and_pair, model_output
 from .maps import finished_run, map_choices

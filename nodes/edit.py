@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..p2p_attention.edit import SCALES, Window, refine, replace, reweight
-from ..p2p_attention.patcher import attach
+from ..p2p_attention.host.attach import attach
 from .prompt_pair import CATEGORY, Pair
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..p2p_attention.guidance import THRESHOLDS, Proximal
+from ..p2p_attention.host.attach import attach
+from ..p2p_attention.host.way_back import SCHEDULERS, ddim_invert, null_text
 from ..p2p_attention.invert import DENOISE, ITERATIONS, SOURCE_ROWS, STEPS
 from ..p2p_attention.null_text import CFG, INNER_STEPS
-from ..p2p_attention.patcher import SCHEDULERS, attach, ddim_invert, null_text
 from .edit import fraction, model_and_pair, model_output
 from .prompt_pair import CATEGORY
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
+from ..p2p_attention.host.attach import attach
 from ..p2p_attention.maps import BRANCHES, KINDS, RESOLUTIONS
-from ..p2p_attention.patcher import attach
 from ..p2p_attention.record import record_attention
 from ..p2p_attention.sheet import SheetRow, atlas, contact_sheet
 from ..p2p_attention.show import COMPONENTS, STYLES, TIMES, map_rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..p2p_attention.patcher import encode_pair, pair_conditionings
+from ..p2p_attention.host.encode import encode_pair, pair_conditionings
 from .alignment_route import remember_clip
 
 Pair = io.Custom("P2P_PAIR")

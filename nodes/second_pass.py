@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..p2p_attention.patcher import attach
+from ..p2p_attention.host.attach import attach
 from ..p2p_attention.second_pass import Continuation
 from .edit import model_and_pair, model_output
 from .prompt_pair import CATEGORY

@@ -19,7 +19,7 @@ chunks, at the end of each chunk, with chunks filled up to equal numbers of rows
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,47 +110,53 @@ def row_equation(alignment: torch.Tensor, state: RowState, length: int) -> RowEq
     )
 
 
+@dataclass(frozen=True, eq=False)
+class EditedRow:
+    """A batch's row that is edited: where in the batch its source stands, and what is done to it."""
+
+    source: int
+    equation: RowEquation | None
+
+
 def row_program(
-    chunks: Sequence[Sequence[RowEquation | None] | None],
-    rows: int,
+    rows: Sequence[EditedRow | None],
     length: int,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-    whole_chunks: bool = False,
+    whole_chunks: int = 0,
 ) -> RowProgram:
-    """Lay the equations of every chunk out over the rows of one batch.
+    """Lay the equations of edited rows out over the rows of one batch.
 
     Args:
-        chunks: per chunk None (not ours), or the equations of the edited rows of one group, R - 1 of them.
-        rows: N, rows of the whole batch.
+        rows: of the whole batch, N of them; None (or no equation) for those left alone.
         length: L, context positions.
         device, dtype: the batch's.
-        whole_chunks: second terms stay in their chunk, and all chunks get equally many rows.
+        whole_chunks: into how many equal chunks the batch is taken apart by another node's patch. Second terms then
+            stay in their chunk, and all chunks get equally many rows. 0 for none.
     """
-    per_chunk = rows // len(chunks)
-    self_query = list(range(rows))
-    terms = [_Term(query=row, value=row) for row in range(rows)]  # the first of each row
-    seconds: list[list[tuple[int, _Term]]] = [[] for _ in chunks]  # per chunk (row, its second term)
-    for second, first_row, equations in zip(seconds, range(0, rows, per_chunk), chunks, strict=True):
-        for row, source, equation in _edited_rows(equations, first_row, per_chunk):
-            if equation.self_attention:
-                self_query[row] = source
-            if equation.inject is None:
-                terms[row] = _Term(row, row, scale=equation.keep)
-            elif equation.keep is None:
-                terms[row] = _Term(source, row, matrix=equation.inject)
-            else:
-                terms[row] = _Term(source, row, matrix=2.0 * equation.inject)
-                second.append((row, _Term(row, row, scale=2.0 * equation.keep)))
+    self_query = list(range(len(rows)))
+    terms = [_Term(query=row, value=row) for row in range(len(rows))]  # the first of each row
+    seconds: list[tuple[int, _Term]] = []  # (row, its second term)
+    for row, edited in enumerate(rows):
+        equation = edited and edited.equation
+        if equation is None:
+            continue
+        if equation.self_attention:
+            self_query[row] = edited.source
+        if equation.inject is None:
+            terms[row] = _Term(row, row, scale=equation.keep)
+        elif equation.keep is None:
+            terms[row] = _Term(edited.source, row, matrix=equation.inject)
+        else:
+            terms[row] = _Term(edited.source, row, matrix=2.0 * equation.inject)
+            seconds.append((row, _Term(row, row, scale=2.0 * equation.keep)))
 
-    order: list[tuple[int, _Term]] = []  # (row, term), as they will lie
-    most = max(map(len, seconds)) if whole_chunks else 0
-    for second, first_row in zip(seconds, range(0, rows, per_chunk), strict=True):
-        order += [(row, terms[row]) for row in range(first_row, first_row + per_chunk)]
-        if most:
-            order += second + [(first_row, _Term(first_row, first_row))] * (most - len(second))
-    if not most:
-        order += [each for second in seconds for each in second]
+    order = list(enumerate(terms))  # (row, term), as they will lie
+    filled_up = bool(whole_chunks and seconds)
+    if filled_up:
+        order = _in_whole_chunks(order, seconds, len(rows) // whole_chunks)
+    else:
+        order += seconds
     laid_out = [term for _, term in order]
     place = {term: at for at, term in enumerate(laid_out)}
 
@@ -163,7 +169,6 @@ def row_program(
 
     injected = [at for at, term in enumerate(laid_out) if term.matrix is not None]
     scaled = [at for at, term in enumerate(laid_out) if term.scale is not None]
-    split = [each for second in seconds for each in second]
     return RowProgram(
         query=index([term.query for term in laid_out]),
         value=index([term.value for term in laid_out]),
@@ -171,11 +176,11 @@ def row_program(
         matrices=stack([laid_out[at].matrix for at in injected], (length, length)),
         scaled=index(scaled),
         scales=stack([laid_out[at].scale for at in scaled], (length, 1)),
-        first=index([place[term] for term in terms]) if most else None,
-        split=index([row for row, _ in split]),
-        second=index([place[term] for _, term in split]),
-        self_query=index(self_query) if self_query != list(range(rows)) else None,
-        rows=rows,
+        first=index([place[term] for term in terms]) if filled_up else None,
+        split=index([row for row, _ in seconds]),
+        second=index([place[term] for _, term in seconds]),
+        self_query=index(self_query) if self_query != list(range(len(rows))) else None,
+        rows=len(rows),
     )
 
 
@@ -189,16 +194,18 @@ class _Term:
     scale: torch.Tensor | None = None
 
 
-def _edited_rows(
-    equations: Sequence[RowEquation | None] | None, first: int, count: int
-) -> Iterator[tuple[int, int, RowEquation]]:
-    """(row, its source's row, equation) of every row of a chunk that is not left alone."""
-    if equations is None:
-        return
-    for source in range(first, first + count, len(equations) + 1):
-        for row, equation in enumerate(equations, source + 1):
-            if equation is not None:
-                yield row, source, equation
+def _in_whole_chunks(
+    first: Sequence[tuple[int, _Term]], seconds: Sequence[tuple[int, _Term]], chunk: int
+) -> list[tuple[int, _Term]]:
+    """First and second terms, chunk by chunk, filled up with copies of the chunk's first row."""
+    in_chunk = [[each for each in seconds if each[0] // chunk == number] for number in range(len(first) // chunk)]
+    most = max(map(len, in_chunk))
+    order: list[tuple[int, _Term]] = []
+    for number, second in enumerate(in_chunk):
+        begin = number * chunk
+        order += first[begin : begin + chunk]
+        order += second + [(begin, _Term(begin, begin))] * (most - len(second))
+    return order
 
 
 def rewrite_cross_attention(
@@ -240,7 +247,7 @@ def rewrite_self_attention(
     return queries, keys, value
 
 
-def injects_self_attention(tokens: int, height: int, width: int) -> bool:
+def coarse_enough(tokens: int, height: int, width: int) -> bool:
     """Whether a layer of ``tokens`` image tokens is coarse enough for self-attention injection.
 
     The paper injects at 16 x 16 and below for its 64 x 64 latent. Here: at a quarter of the latent's height and width

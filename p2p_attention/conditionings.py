@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from .maps import row_name
 from .prompt import Prompt, PromptPair, quoted
@@ -53,12 +54,11 @@ def stack_parts(parts: Sequence[Sequence[Part]], pair: PromptPair) -> list[Part]
 
 
 def stack_rows(rows: Sequence[Part], pair: PromptPair) -> Part:
-    """One part of R rows from R parts of one row each.
-
-    A shorter context is repeated, which leaves attention as it is.
-    """
+    """One part of R rows from R parts of one row each, whose contexts are brought to one length."""
     tensors = [
-        context.repeat(1, pair.length // prompt.length, 1)
+        F.pad(context, (0, 0, 0, pair.length - context.shape[1]))
+        if pair.padded
+        else context.repeat(1, pair.length // prompt.length, 1)
         for (context, _), prompt in zip(rows, (pair.source, *pair.targets), strict=True)
     ]
     extras = {**rows[0][1], PAIR_KEY: pair}

@@ -25,6 +25,14 @@ LONGEST = 5  # times the average number of iterations may go into one step
 HISTORY = 4  # earlier iterates that are mixed
 
 
+Variance = Callable[[float], float]  # noise level -> variance of x there, by which the first guess is rescaled
+
+
+def variance_of_diffusion(sigma: float) -> float:
+    """In sigma form, of latents of variance 1 and noise of variance sigma^2."""
+    return 1.0 + sigma**2
+
+
 @dataclass(frozen=True, eq=False)
 class Inversion:
     """A picture's way back to noise. What P2P DDIM Invert puts on the model.
@@ -56,6 +64,7 @@ def invert(
     sigmas: Sequence[float],
     refine_iterations: int,
     progress: Callable[[int, torch.Tensor, torch.Tensor], None],
+    variance: Variance = variance_of_diffusion,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Trajectory and inputs of an ``Inversion``, in at most S (1 + refine_iterations) model calls.
 
@@ -67,6 +76,7 @@ def invert(
         sigmas: S + 1, falling to the picture's noise level.
         refine_iterations: k, per step on average; 0 is plain DDIM inversion.
         progress: called after each model call with the number of the step, denoised latents and x.
+        variance: of x at a noise level.
     """
     trajectory, inputs = [image], []
     x, steps = image, len(sigmas) - 1
@@ -75,7 +85,7 @@ def invert(
         kept_for_later = (steps - 1 - step) * ((refine_iterations + 1) // 2)
         allowed = min(LONGEST * refine_iterations, budget - kept_for_later)
         solver = _FixedPoint()
-        at = x * ((1.0 + high**2) / (1.0 + low**2)) ** 0.5
+        at = x * (variance(high) / variance(low)) ** 0.5
         for iteration in range(1 + allowed):
             evaluated = at
             denoised = denoise(evaluated, high)

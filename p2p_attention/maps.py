@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 
 from .align import align
-from .attention import injects_self_attention
 from .checks import require_one_of
 from .edit import RowState
 from .prompt import Prompt, PromptPair, listing, quoted
@@ -189,13 +188,13 @@ class MapRun:
         return self._weights[key]
 
 
-def choose_level(request: MapRequest, grids: Sequence[tuple[int, int]], height: int, width: int) -> int:
-    """Which of a UNet's levels the maps are taken from.
+def choose_level(request: MapRequest, grids: Sequence[tuple[int, int]], injects: Sequence[bool]) -> int:
+    """Which of a model's levels the maps are taken from.
 
     Args:
         request: its ``resolution`` and ``attention``.
         grids: (h, w) of the image tokens of each level that has attention, finest first.
-        height, width: of the latent.
+        injects: of each level, whether it takes part in self-attention injection.
 
     Returns:
         An index into ``grids``.
@@ -206,7 +205,7 @@ def choose_level(request: MapRequest, grids: Sequence[tuple[int, int]], height: 
     tokens = [h * w for h, w in grids]
     if request.resolution == "auto":
         largest = LARGEST_SELF_TOKENS if request.attention == "self" else math.inf
-        fitting = (i for i, n in enumerate(tokens) if injects_self_attention(n, height, width) and n <= largest)
+        fitting = (i for i, n in enumerate(tokens) if injects[i] and n <= largest)
         level = next(fitting, len(tokens) - 1)
     else:
         wanted = int(request.resolution) ** 2

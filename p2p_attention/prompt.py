@@ -76,6 +76,7 @@ class PromptPair:
         targets: the edited prompts (rows 1..).
         context_dim: width of the text encoder's output, to notice a pair that was made for another model.
         tokenize: text -> words, by the tokenizer that made the prompts.
+        padded: how rows get one length. False: shorter ones are repeated. True: they are padded at their end.
 
     Raises:
         ValueError: prompts of so many different lengths that no common one is within reason.
@@ -85,6 +86,7 @@ class PromptPair:
     targets: tuple[Prompt, ...]
     context_dim: int
     tokenize: Callable[[str], tuple[Word, ...]] = field(compare=False, repr=False)
+    padded: bool = False
 
     def __post_init__(self) -> None:
         if self.length > LONGEST:
@@ -105,8 +107,9 @@ class PromptPair:
 
     @cached_property
     def length(self) -> int:
-        """Context positions of every row: shorter prompts are repeated up to the common multiple."""
-        return math.lcm(self.source.length, *(target.length for target in self.targets))
+        """Context positions of every row: of the longest where prompts are padded, else the common multiple."""
+        lengths = [prompt.length for prompt in (self.source, *self.targets)]
+        return max(lengths) if self.padded else math.lcm(*lengths)
 
     def find(self, name: str, prompt: Prompt) -> tuple[int, ...]:
         """Positions in ``prompt`` of the word or phrase ``name``, or empty.

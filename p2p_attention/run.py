@@ -7,7 +7,8 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 
 from .align import align
-from .attention import RowEquation, RowProgram, RowState, row_equation, row_program
+from .attention import EditedRow, RowEquation, RowProgram, RowState, row_equation, row_program
+from .call_rows import CallRows
 from .edit import Edit, combine
 from .prompt import PromptPair
 
@@ -42,29 +43,34 @@ class EditRun:
     def program(
         self,
         step: int,
-        conditionings: Sequence[Hashable],
-        rows: int,
+        rows: CallRows,
         length: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         whole_chunks: bool = False,
     ) -> RowProgram | None:
-        """How to rewrite a batch of ``rows`` rows and ``length`` context positions, or None to leave it alone.
+        """How to rewrite a batch of ``length`` context positions, or None to leave it alone.
 
         Args:
             step: index of the step, from 0.
-            conditionings: id of each chunk's conditioning, in the batch's order.
+            rows: what the batch's rows are.
             whole_chunks: see ``row_program``.
         """
-        layout = (*conditionings, rows, length, device, dtype, whole_chunks)
+        layout = (rows, length, device, dtype, whole_chunks)
         call = (step, *layout)
         if call not in self._calls:
-            states = tuple(self.states(conditioning, step) for conditioning in conditionings)
-            if any(states) and (states, layout) not in self._programs:
-                chunks = [
-                    self._equations(each, state, length) for each, state in zip(conditionings, states, strict=True)
+            states = tuple((each, self.states(each, step)) for each in rows.conditionings)
+            if any(state for _, state in states) and (states, layout) not in self._programs:
+                equations = {each: self._equations(each, state, length) for each, state in states if state}
+                edited = [
+                    EditedRow(row.source, equations[row.conditioning][row.row - 1])
+                    if row is not None and row.row and row.conditioning in equations
+                    else None
+                    for row in rows.rows
                 ]
-                self._programs[states, layout] = row_program(chunks, rows, length, device, dtype, whole_chunks)
+                self._programs[states, layout] = row_program(
+                    edited, length, device, dtype, rows.chunks if whole_chunks else 0
+                )
             self._calls[call] = self._programs.get((states, layout))
         return self._calls[call]
 
@@ -80,11 +86,7 @@ class EditRun:
         states = tuple(combine(self._edits[pair], row, step, self.steps) for row in range(len(pair.targets)))
         return None if all(state.idle for state in states) else states
 
-    def _equations(
-        self, conditioning: Hashable, states: tuple[RowState, ...] | None, length: int
-    ) -> list[RowEquation | None] | None:
-        if states is None:
-            return None
+    def _equations(self, conditioning: Hashable, states: tuple[RowState, ...], length: int) -> list[RowEquation | None]:
         pair = self._pairs[conditioning]
         return [
             row_equation(align(pair.source, target).matrix, state, length)

@@ -124,7 +124,8 @@ class Bench:
         real_host.enter()
         self.host = real_host.load_pack()
         self.scenes = self.host.module("demo.scenes")
-        self.patcher = self.host.module("p2p_attention.patcher")
+        self.key = self.host.module("p2p_attention.host").KEY
+        self.attach = self.host.module("p2p_attention.host.attach").attach
         self.model, self.clip, self.vae = self.run("P2PLoadDemoModel")
         self.empty = self.encode("")
         self.rows = 0
@@ -181,7 +182,7 @@ class Bench:
             scheduler="normal", denoise=1.0, refine_iterations=REFINE, source_row="free",
         )  # fmt: skip
         keep("inversion", latent["samples"].repeat(2, 1, 1, 1))
-        (inversion,) = free.model_options[self.patcher.KEY]
+        (inversion,) = free.model_options[self.key]
 
         if null_text:
             (negative,) = self.run(
@@ -192,7 +193,7 @@ class Bench:
             return {"null text": results["null text"]}
 
         def inverted(source_row):
-            return self.patcher.attach(self.model, dataclasses.replace(inversion, source_row=source_row))
+            return self.attach(self.model, dataclasses.replace(inversion, source_row=source_row))
 
         keep("free generation", self.sample(self.model, target, self.empty, latent, seed=7).repeat(2, 1, 1, 1))
         keep("DDIM", self.sample(edited(free), positive, self.empty, latent))

@@ -8,7 +8,13 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-RUN_STATE = {"EditRun", "BlendRun", "MapRun", "InversionRun", "RowProgram", "SharedNoise", "_MapTaps"}
+RUN_STATE = {"EditRun", "BlendRun", "MapRun", "InversionRun", "RowProgram", "SharedNoise"} | {
+    "MapTaps",
+    "AttentionCalls",
+    "ModelCall",
+    "CallRows",
+    "RowsOfCalls",
+}
 
 
 class Census:

@@ -69,7 +69,7 @@ def test_names_mean_their_words_to_the_nodes(ask, demo, host):
     """Whatever the page writes into a text box is found in the pair, at that word."""
     source = "a (red:1.3) cat's mirror, a café and a cat #2 at the lake-side"
     ((_, answer),) = ask({"source": source, "target": ""})
-    _, pair = host.module("p2p_attention.patcher").encode_pair(demo[1], source, "")
+    _, pair = host.module("p2p_attention.host.encode").encode_pair(demo[1], source, "")
     words = answer["prompts"][0]["words"]
     assert [word["text"] for word in words] == [word.text for word in pair.source.words]
     named = [(word["name"], meant) for word, meant in zip(words, pair.source.words, strict=True) if word["name"]]

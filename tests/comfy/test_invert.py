@@ -30,9 +30,15 @@ def sampling(run_node):
 
 
 @pytest.fixture(scope="module")
-def work(host):
-    """The pack's file that touches the host."""
-    return host.module("p2p_attention.patcher")
+def inversion_of(host):
+    """The inversion that a model carries."""
+    key, kind = host.module("p2p_attention.host").KEY, host.module("p2p_attention.invert").Inversion
+
+    def find(model):
+        (inversion,) = (each for each in model.model_options[key] if isinstance(each, kind))
+        return inversion
+
+    return find
 
 
 def inverted(sampling, image, model=None, conditioning=None, **settings):
@@ -83,11 +89,6 @@ def advanced(sampling, model, positive, image, **settings):
 
 def rms(got, wanted):
     return float((got - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
-
-
-def inversion_of(work, model):
-    (inversion,) = (each for each in model.model_options[work.KEY] if isinstance(each, work.Inversion))
-    return inversion
 
 
 def round_trip(sampling, image, k, cfg=1.0, **settings):
@@ -193,12 +194,12 @@ def test_ddim_is_euler_and_the_seed_says_nothing(sampling):
     assert torch.equal(runs[0], sample(sampling, model, conditioning, empty, cfg=3.0)), "any latent of that shape"
 
 
-def test_without_iterations_it_is_plain_ddim_inversion(sampling, work):
+def test_without_iterations_it_is_plain_ddim_inversion(sampling, inversion_of):
     """Song et al. 2021 in the form with alpha, the model called directly."""
     image = picture()
     base, context = sampling.model.model, sampling.encode(SOURCE)[0][0]
     model, noise = inverted(sampling, image, refine_iterations=0, source_row="free")
-    sigmas = inversion_of(work, model).sigmas
+    sigmas = inversion_of(model).sigmas
     alphas = [1.0 / (1.0 + sigma**2) for sigma in sigmas]
     x = base.process_latent_in(image["samples"])  # sigma is 0: the scales agree
     for here, there in zip(reversed(alphas[1:]), reversed(alphas[:-1]), strict=True):
@@ -318,12 +319,12 @@ def test_outside_of_a_noise_mask_every_row_is_the_picture(sampling, name):
     assert rms(got[1:, :, :4], image["samples"][:, :, :4]) > 1e-3
 
 
-def test_a_run_that_ends_or_begins_between_is_on_the_trajectory(sampling, work):
+def test_a_run_that_ends_or_begins_between_is_on_the_trajectory(sampling, inversion_of):
     image = picture()
     conditioning, pair = sampling.pair(SWAP)
     model, _ = inverted(sampling, image)
     model = sampling.edit(pair, model=model)
-    inversion, base = inversion_of(work, model), sampling.model.model
+    inversion, base = inversion_of(model), sampling.model.model
     early = advanced(sampling, model, conditioning, image, cfg=4.0, end_at_step=4, return_with_leftover_noise="enable")
     assert torch.equal(early[:1], base.process_latent_out(inversion.trajectory[4]))
     assert rms(early[1:], early[:1]) > 1e-4
@@ -357,11 +358,11 @@ class Watch:
 
 
 @pytest.mark.parametrize("source_row", ["pin", "pin-aligned"])
-def test_the_source_row_is_evaluated_on_the_inversion(sampling, work, source_row):
+def test_the_source_row_is_evaluated_on_the_inversion(sampling, inversion_of, source_row):
     image = picture()
     conditioning, pair = sampling.pair(SWAP)
     model, _ = inverted(sampling, image, source_row=source_row, refine_iterations=0)
-    inversion = inversion_of(work, model)
+    inversion = inversion_of(model)
     wanted = inversion.trajectory[:-1] if source_row == "pin" else inversion.inputs
     assert rms(inversion.inputs, inversion.trajectory[:-1]) > 1e-3
     watch = Watch(sampling.edit(pair, model=model))
@@ -380,13 +381,13 @@ def test_the_source_row_is_evaluated_on_the_inversion(sampling, work, source_row
             assert torch.equal(x[:1], levels[round(sigma, 3)]), "also the calls within a step"
 
 
-def test_both_ways_of_holding_agree_when_the_inversion_has_converged(sampling, work):
+def test_both_ways_of_holding_agree_when_the_inversion_has_converged(sampling, inversion_of):
     image = picture()
     conditioning, pair = sampling.pair(SWAP)
     runs = []
     for source_row in ("pin", "pin-aligned"):
         model, _ = inverted(sampling, image, source_row=source_row, refine_iterations=10)
-        inversion = inversion_of(work, model)
+        inversion = inversion_of(model)
         assert rms(inversion.inputs, inversion.trajectory[:-1]) < 1e-6
         runs.append(sample(sampling, sampling.edit(pair, model=model), conditioning, image))
     assert rms(*runs) < FLOAT32
@@ -412,7 +413,7 @@ def test_an_edit_of_nothing_stays_the_picture(sampling):
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 @pytest.mark.parametrize("seeds, edits", [(1, 1), (2, 2)])
-def test_a_held_source_row_needs_no_negative(run_node, host, monkeypatch, work, family, seeds, edits):
+def test_a_held_source_row_needs_no_negative(run_node, host, monkeypatch, family, seeds, edits):
     sampling = small(run_node, family)
     image = picture(seeds)
     conditioning, pair = sampling.pair(*(SWAP, PHRASE)[:edits])
@@ -422,7 +423,7 @@ def test_a_held_source_row_needs_no_negative(run_node, host, monkeypatch, work, 
     assert watch.rows(0) == [seeds * (1 + edits)] * STEPS
     assert watch.rows(1) == [seeds * edits] * STEPS
     watch.calls.clear()
-    monkeypatch.setattr(work, "_alike_for_all_rows", lambda cond: False)
+    monkeypatch.setattr(host.module("p2p_attention.host.model_calls"), "_alike_for_all_rows", lambda cond: False)
     full = sample(sampling, watch.model, conditioning, image)
     assert watch.rows(1) == [seeds * (1 + edits)] * STEPS
     assert rms(saving, full) < FLOAT32

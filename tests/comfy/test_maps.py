@@ -94,9 +94,9 @@ def sampling(run_node):
 @pytest.fixture
 def runs(host, monkeypatch):
     """The recorders' float32 sums of the runs so far."""
-    patcher = host.module("p2p_attention.patcher")
-    kept, gather = [], patcher.gather
-    monkeypatch.setattr(patcher, "gather", lambda run, *rest: kept.append(run) or gather(run, *rest))
+    module = host.module("p2p_attention.host.sampling_run")
+    kept, gather = [], module.gather
+    monkeypatch.setattr(module, "gather", lambda run, *rest: kept.append(run) or gather(run, *rest))
     return kept
 
 
@@ -556,7 +556,7 @@ def test_nothing_of_the_run_stays_on_the_model(sampling, host, stopped):
         interrupt(sampling, model, positive)
     else:
         sampling.ksampler(model, positive, latent(1, 8, 8), steps=STEPS)
-    key = host.module("p2p_attention.patcher").KEY
+    key = host.module("p2p_attention.host").KEY
     options = dict(model.model_options)
     assert [type(work).__name__ for work in options.pop(key)] == ["Edit", "Blend", "Recorder"]
     assert options == {"transformer_options": {}}

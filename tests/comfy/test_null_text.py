@@ -22,8 +22,8 @@ def sampling(run_node):
 
 @pytest.fixture(scope="module")
 def work(host):
-    """The pack's file that touches the host."""
-    return host.module("p2p_attention.patcher")
+    """The pack's file that runs the optimisation."""
+    return host.module("p2p_attention.host.way_back")
 
 
 def inverted(sampling, image, model=None, **settings):

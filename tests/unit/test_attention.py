@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from p2p_attention.attention import (
+    EditedRow,
     RowState,
-    injects_self_attention,
+    coarse_enough,
     merge_cross_attention,
     rewrite_cross_attention,
     rewrite_self_attention,
@@ -65,6 +66,17 @@ class Attention:
 
     def _project(self, out):
         return linear(out.transpose(-3, -2).flatten(-2), self.to_out, self.bias)
+
+
+def program_of(chunks, rows, length, device, dtype=torch.float32, whole_chunks=False):
+    """The program of ``rows`` rows in equal chunks, of each None or the equations of its groups' edited rows."""
+    laid_out, per_chunk = [], rows // len(chunks)
+    for number, equations in enumerate(chunks):
+        for row in range(per_chunk):
+            edit = row % (len(equations) + 1) if equations else 0
+            source = number * per_chunk + row - edit
+            laid_out.append(EditedRow(source, equations[edit - 1]) if edit else None)
+    return row_program(laid_out, length, device, dtype, len(chunks) if whole_chunks else 0)
 
 
 def random(*shape):
@@ -143,7 +155,7 @@ def test_cross_attention_equals_the_edited_maps(data):
         [row_equation(alignment, state, length) for alignment, state in chunk.edits] if chunk.ours else None
         for chunk in batch
     ]
-    program = row_program(equations, len(hidden), length, CPU, torch.float64, data.draw(st.booleans()))
+    program = program_of(equations, len(hidden), length, CPU, torch.float64, data.draw(st.booleans()))
     rewritten = rewrite_cross_attention(program, *inputs)
     output = layer(*rewritten)
     output_before = output.clone()
@@ -184,7 +196,7 @@ def test_cross_attention_equals_the_edited_maps(data):
 )
 def test_a_row_is_computed_twice_only_where_both_terms_count(gates, gains, computed_twice):
     state = RowState(tuple(map(float, gates)), tuple(map(float, gains)), False)
-    program = row_program([[row_equation(torch.eye(3), state, 3)], None], 4, 3, CPU, torch.float64)
+    program = program_of([[row_equation(torch.eye(3), state, 3)], None], 4, 3, CPU, torch.float64)
     rewritten = rewrite_cross_attention(program, random(4, TOKENS, WIDTH), random(4, 3, 6), random(4, 3, 6))
     assert {len(each) for each in rewritten} == {5 if computed_twice else 4}
     assert program.edits_cross_attention == (any(gates) or gains != (1, 1, 1))
@@ -195,7 +207,7 @@ def test_whole_chunks_are_equally_long_and_each_holds_its_own_rows():
     split, whole = RowState((1.0, 0.0), (1.0, 1.0), False), RowState((1.0, 1.0), (1.0, 1.0), False)
     once, twice = (row_equation(torch.eye(2), state, 2) for state in (whole, split))
     chunks = [None, [twice, once, twice], [once, once, twice]]
-    program = row_program(chunks, 12, 2, CPU, torch.float64, whole_chunks=True)
+    program = program_of(chunks, 12, 2, CPU, torch.float64, whole_chunks=True)
     hidden = torch.arange(12.0)[:, None, None].expand(12, TOKENS, WIDTH).double()
     rows, _, _ = rewrite_cross_attention(program, hidden, random(12, 2, 6), random(12, 2, 6))
     for number, chunk in enumerate(rows[:, 0, 0].chunk(3)):
@@ -203,12 +215,12 @@ def test_whole_chunks_are_equally_long_and_each_holds_its_own_rows():
         assert set(chunk.tolist()) <= set(range(4 * number, 4 * number + 4))
     merged = merge_cross_attention(program, rows)
     assert merged[:, 0, 0].tolist() == [0, 1, 2, 3, 4, (4 + 5) / 2, 4, (4 + 7) / 2, 8, 8, 8, (8 + 11) / 2]
-    assert len(row_program([None, [once] * 3], 8, 2, CPU, whole_chunks=True).query) == 8, "nothing to fill up"
+    assert len(program_of([None, [once] * 3], 8, 2, CPU, whole_chunks=True).query) == 8, "nothing to fill up"
 
 
 def test_foreign_rows_are_the_same_bits_whatever_stands_around_them():
     state = RowState((1.0, 0.0), (3.0, 1.0), True)
-    program = row_program([None, [row_equation(torch.eye(2), state, 2)]], 4, 2, CPU, torch.float64)
+    program = program_of([None, [row_equation(torch.eye(2), state, 2)]], 4, 2, CPU, torch.float64)
     inputs = random(4, TOKENS, WIDTH), random(4, 2, 6), random(4, 2, 6)
     for before, after in zip(inputs, rewrite_cross_attention(program, *inputs), strict=True):
         assert torch.equal(after[:3], before[:3])
@@ -232,7 +244,7 @@ def test_a_row_with_nothing_to_do_has_no_equation(state, same):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_inputs_keep_their_precision(dtype):
     state = RowState((1.0, 0.0), (2.0, 1.5), False)
-    program = row_program([[row_equation(torch.eye(2), state, 2)]], 2, 2, CPU, dtype)
+    program = program_of([[row_equation(torch.eye(2), state, 2)]], 2, 2, CPU, dtype)
     inputs = [random(2, TOKENS, WIDTH).to(dtype), random(2, 2, 6).to(dtype), random(2, 2, 6).to(dtype)]
     rewritten = rewrite_cross_attention(program, *inputs)
     assert {each.dtype for each in rewritten} == {dtype}
@@ -256,7 +268,7 @@ def test_self_attention_equals_the_sources_map_on_the_rows_own_values(data):
         for flags in batch
     ]
     rows = len(batch) * seeds * (1 + edits)
-    program = row_program(equations, rows, 2, CPU)
+    program = program_of(equations, rows, 2, CPU)
     if not any(map(any, filter(None, batch))):
         assert program.self_query is None
         return
@@ -299,7 +311,7 @@ def test_self_attention_rides_along_with_every_kind_of_cross_attention():
         row_equation(torch.eye(2), RowState(tuple(map(float, gates)), tuple(map(float, gains)), self_attention), 2)
         for gates, gains, self_attention in kinds
     ]
-    assert row_program([None, equations], 12, 2, CPU).self_query.tolist() == [*range(6), 6, 6, 6, 6, 6, 11]
+    assert program_of([None, equations], 12, 2, CPU).self_query.tolist() == [*range(6), 6, 6, 6, 6, 6, 11]
 
 
 @pytest.mark.parametrize(
@@ -333,5 +345,5 @@ def test_self_attention_rides_along_with_every_kind_of_cross_attention():
         (49 * 33, 98, 66, False),
     ],
 )
-def test_injects_self_attention(tokens, height, width, injects):
-    assert injects_self_attention(tokens, height, width) == injects
+def test_coarse_enough(tokens, height, width, injects):
+    assert coarse_enough(tokens, height, width) == injects

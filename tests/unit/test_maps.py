@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import p2p_attention.maps as maps_module
 from p2p_attention.align import align
-from p2p_attention.attention import RowState
+from p2p_attention.attention import RowState, coarse_enough
 from p2p_attention.maps import (
     MapRequest,
     MapRun,
@@ -210,19 +210,20 @@ SD15 = [(64, 64), (32, 32), (16, 16), (8, 8)]
 )
 def test_levels(toy, resolution, grids, size, wanted):
     request = MapRequest(toy.pair("a cat"), (words((2,)),), resolution=resolution)
-    assert choose_level(request, grids, *size) == wanted
+    injects = [coarse_enough(h * w, *size) for h, w in grids]
+    assert choose_level(request, grids, injects) == wanted
 
 
 def test_levels_that_there_are_not(toy):
     request = MapRequest(toy.pair("a cat"), (words((2,)),), resolution="8")
     with pytest.raises(ValueError, match="about 8 x 8 tokens, got layers of 64 x 64, 32 x 32 for.*auto"):
-        choose_level(request, [(64, 64), (32, 32)], 128, 128)
+        choose_level(request, [(64, 64), (32, 32)], [False, False])
     request = MapRequest(toy.pair("a cat"), (words((2,)),), resolution="16")
     with pytest.raises(ValueError, match="about 16 x 16 tokens, got layers of 8 x 8, 4 x 4"):
-        choose_level(request, [(8, 8), (4, 4)], 8, 8)
+        choose_level(request, [(8, 8), (4, 4)], [True, True])
     request = MapRequest(toy.pair("a cat"), ((),), "self", "64")
     with pytest.raises(ValueError, match="at most 4096 tokens.*got 6400"):
-        choose_level(request, [(80, 80), (40, 40)], 80, 80)
+        choose_level(request, [(80, 80), (40, 40)], [False, False])
 
 
 def test_place():

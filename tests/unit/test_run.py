@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from p2p_attention.align import align
+from p2p_attention.call_rows import RowsOfCalls
 from p2p_attention.edit import NEVER, Window, combine, refine, replace, reweight
 from p2p_attention.run import EditRun
 
@@ -67,6 +68,14 @@ def test_step_of_a_part_of_a_schedule_counts_from_its_own_start():
 # ---- programs
 
 
+def program_of(run, step, conditionings, rows, length, device, dtype=torch.float32):
+    """The program of a batch that the host laid out; layouts are told once for a run, as in a real one."""
+    pairs = {each: run.pair_of(each).rows for each in conditionings if run.pair_of(each)}
+    if not hasattr(run, "rows_of_calls"):
+        run.rows_of_calls = RowsOfCalls(pairs, 1, max(pairs.values(), default=2))
+    return run.program(step, run.rows_of_calls.by_place(tuple(conditionings), rows), length, device, dtype)
+
+
 @pytest.fixture(scope="module")
 def swap(toy):
     return toy.pair("a cat", "a dog")
@@ -90,7 +99,7 @@ def everything(pair):
 )
 def test_program_rewrites_its_own_chunks_only(swap, conditionings, seeds, query):
     run = EditRun([everything(swap)], {"ours": swap, "again": swap}, SIGMAS)
-    program = run.program(0, conditionings, rows=len(query), length=swap.length, device=CPU)
+    program = program_of(run, 0, conditionings, rows=len(query), length=swap.length, device=CPU)
     assert len(query) == len(conditionings) * seeds * swap.rows
     assert program.query.tolist() == query
     assert program.self_query.tolist() == query
@@ -104,7 +113,7 @@ def test_program_holds_the_alignment_gates_and_gains(toy, copies):
     pair = toy.pair("a cat sits", "a big elephant sits")
     edits = [replace(pair, ALWAYS, NEVER), reweight(pair, "elephant, big", -1.5, ALWAYS)]
     length = pair.length * copies
-    program = EditRun(edits, {"ours": pair}, SIGMAS).program(0, ["ours"], 2, length, CPU)
+    program = program_of(EditRun(edits, {"ours": pair}, SIGMAS), 0, ["ours"], 2, length, CPU)
     now = combine(edits, 0, 0, 5)
     gates, gains = torch.tensor(now.gates), torch.tensor(now.gains)
     inject = align(pair.source, pair.targets[0]).matrix * gates * gains
@@ -119,17 +128,17 @@ def test_program_holds_the_alignment_gates_and_gains(toy, copies):
 
 def test_program_is_none_when_nothing_is_to_be_done(swap):
     windows = EditRun([replace(swap, Window(0.2, 0.6), NEVER)], {"ours": swap}, SIGMAS)
-    programs = [windows.program(step, ["other", "ours"], 4, swap.length, CPU) for step in range(5)]
+    programs = [program_of(windows, step, ["other", "ours"], 4, swap.length, CPU) for step in range(5)]
     assert [program is not None for program in programs] == [False, True, True, False, False]
     run = EditRun([everything(swap)], {"ours": swap}, SIGMAS)
-    assert run.program(0, ["other"], 2, swap.length, CPU) is None
-    assert run.program(0, ["other", "third"], 4, swap.length, CPU) is None
-    assert EditRun([], {"ours": swap}, SIGMAS).program(0, ["ours"], 2, swap.length, CPU) is None
-    assert EditRun([everything(swap)], {}, SIGMAS).program(0, ["ours"], 2, swap.length, CPU) is None
+    assert program_of(run, 0, ["other"], 2, swap.length, CPU) is None
+    assert program_of(run, 0, ["other", "third"], 4, swap.length, CPU) is None
+    assert program_of(EditRun([], {"ours": swap}, SIGMAS), 0, ["ours"], 2, swap.length, CPU) is None
+    assert program_of(EditRun([everything(swap)], {}, SIGMAS), 0, ["ours"], 2, swap.length, CPU) is None
 
 
 def test_program_for_self_attention_alone_leaves_cross_attention(swap):
-    program = EditRun([replace(swap, NEVER, ALWAYS)], {"ours": swap}, SIGMAS).program(0, ["ours"], 2, 16, CPU)
+    program = program_of(EditRun([replace(swap, NEVER, ALWAYS)], {"ours": swap}, SIGMAS), 0, ["ours"], 2, 16, CPU)
     assert program.self_query.tolist() == [0, 0]
     assert not program.edits_cross_attention
 
@@ -138,7 +147,7 @@ def test_programs_are_made_once(swap):
     run = EditRun([replace(swap, Window(0.0, 0.8), Window(0.0, 0.4))], {"ours": swap}, SIGMAS)
 
     def program(step, conditionings=("other", "ours"), rows=4, length=swap.length, dtype=torch.float32):
-        return run.program(step, list(conditionings), rows, length, CPU, dtype)
+        return program_of(run, step, list(conditionings), rows, length, CPU, dtype)
 
     assert program(0) is program(1)  # the same gates, gains and self-attention
     assert program(2) is program(3)
@@ -162,7 +171,7 @@ def test_pairs_in_one_run_have_their_own_edits_and_windows(toy, swap):
     other = toy.pair("a red hen", "a red cow")
     edits = [replace(swap, Window(0.0, 0.6), NEVER), replace(other, Window(0.4, 1.0), NEVER)]
     run = EditRun(edits, {"swap": swap, "other": other}, SIGMAS)
-    programs = [run.program(step, ["swap", "other"], 4, 16, CPU) for step in (0, 2, 4)]
+    programs = [program_of(run, step, ["swap", "other"], 4, 16, CPU) for step in (0, 2, 4)]
     assert [program.query.tolist() for program in programs] == [[0, 0, 2, 3], [0, 0, 2, 2], [0, 1, 2, 2]]
     assert run.pair_of("swap") is swap
     assert run.pair_of("other") is other
@@ -173,7 +182,7 @@ def test_edits_of_several_prompts_and_an_equal_pair(toy):
     """Rows of a seed: source, then the edits; pairs are known by their prompts, not by being the same object."""
     pair, equal = (toy.pair("a cat", "a dog", "a cat", "a big cat") for _ in range(2))
     edits = [replace(equal, ALWAYS, NEVER, edit=1), refine(equal, ALWAYS, ALWAYS, edit=3)]
-    program = EditRun(edits, {"ours": pair}, SIGMAS).program(0, ["ours"], 8, 16, CPU)
+    program = program_of(EditRun(edits, {"ours": pair}, SIGMAS), 0, ["ours"], 8, 16, CPU)
     assert program.query.tolist() == [0, 0, 2, 0, 4, 4, 6, 4, 3, 7]
     assert program.split.tolist() == [3, 7]
     assert program.self_query.tolist() == [0, 1, 2, 0, 4, 5, 6, 4]
@@ -182,7 +191,7 @@ def test_edits_of_several_prompts_and_an_equal_pair(toy):
 def test_chain_order_gives_the_same_program(swap):
     edits = [everything(swap), reweight(swap, "dog", 2.0, ALWAYS)]
     runs = [EditRun(order, {"ours": swap}, SIGMAS) for order in (edits, edits[::-1])]
-    one, other = (run.program(0, ["ours"], 2, 16, CPU) for run in runs)
+    one, other = (program_of(run, 0, ["ours"], 2, 16, CPU) for run in runs)
     assert torch.equal(one.matrices, other.matrices)
     assert one.query.tolist() == other.query.tolist()
     assert one.matrices[0, 2, 2] == 2.0

@@ -1,0 +1,108 @@
+"""What a family's hook asks in each attention call: how to rewrite it, and who wants to see it. One object a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..attention import RowProgram
+from ..call_rows import CallRows
+from ..run import EditRun
+from . import KEY
+from .map_taps import MapTaps
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCall:
+    """What is known of the model call in which an attention call is.
+
+    Args:
+        step: of the run, from 0.
+        rows: what its rows are; None where no conditioning of a pair is in it.
+        size: (H, W) of its latents.
+        picture: (H, W) of the latents that the sampler handed over; larger where this call is a tile or an area.
+    """
+
+    step: int
+    rows: CallRows | None
+    size: tuple[int, int]
+    picture: tuple[int, int]
+
+
+class AttentionCalls:
+    """Knows what is to be done in each attention call of a run.
+
+    Args:
+        run: the edits.
+        taps: who wants maps.
+    """
+
+    def __init__(self, run: EditRun, taps: MapTaps):
+        self._run = run
+        self._taps = taps
+
+    def program(
+        self,
+        options: Mapping[str, Any],
+        rows: int,
+        length: int | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        whole_chunks: bool = False,
+    ) -> RowProgram | None:
+        """How to rewrite a call, or None to leave it alone.
+
+        Args:
+            options: the host's, of this call.
+            rows: N, rows of its batch.
+            length: positions of the text; None for a call without text, whose program is laid out for the pairs' own.
+            whole_chunks: see ``row_program``.
+
+        Raises:
+            ValueError: another node changed the batch or the text on the way.
+        """
+        call: ModelCall = options[KEY]
+        if call.rows is None:
+            return None
+        if rows != len(call.rows):
+            raise ValueError(
+                f"Wanted {len(call.rows)} rows (source and edits of each conditioning) in attention, got {rows}: "
+                "another node expands or splits the batch there (regional prompts through attention do). Remove it "
+                "from the model; Conditioning (Set Area / Set Mask) works."
+            )
+        pair_length = math.lcm(*(self._run.pair_of(each).length for each in call.rows.conditionings))
+        if length is None:
+            length = pair_length
+        if length % pair_length:
+            raise ValueError(
+                f"Wanted a context of a multiple of {pair_length} tokens (the prompt pair's), got {length}: another "
+                "node adds tokens to the context. Remove it from the model."
+            )
+        return self._run.program(call.step, call.rows, length, device, dtype, whole_chunks)
+
+    def wants(self, attention: str, layer: Hashable) -> bool:
+        """Whether anybody wants the "cross" or "self" maps of a layer."""
+        return self._taps.wants(attention, layer)
+
+    def see(
+        self,
+        attention: str,
+        layer: Hashable,
+        options: Mapping[str, Any],
+        grid: tuple[int, int],
+        probs: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
+        """Hand maps to those who want them, before anything rewrites the call.
+
+        Args:
+            attention: "cross" or "self".
+            layer: as the family names it.
+            options: the host's, of this call.
+            grid: (h, w) of the layer's image tokens.
+            probs: makes the maps (n, Q, S), averaged over heads, of the batch's rows whose numbers (n,) it is given.
+        """
+        self._taps.take(attention, layer, options[KEY], grid, probs)

@@ -1,0 +1,127 @@
+"""Texts become a prompt pair, and the rows of one conditioning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import folder_paths
+import torch
+from comfy.sd1_clip import SD1Tokenizer
+
+from ..conditionings import parts_by_row, stack_parts, stack_rows
+from ..maps import row_name
+from ..prompt import Prompt, PromptPair, join_prompts, quoted, split_breaks, split_edits
+from .families import reader_of
+
+
+def encode_pair(clip: Any, source: str, target: str) -> tuple[list, PromptPair]:
+    """Encode a source prompt and its edits as the rows of one conditioning.
+
+    Each row is what CLIP Text Encode gives for that prompt, brought to the rows' common length in the way of the
+    model's family.
+
+    Args:
+        clip: the host's CLIP.
+        source: the prompt of the picture to edit.
+        target: the edited prompt; several are separated by a line ``---``; empty for the source alone.
+
+    Returns:
+        The conditioning (rows: source, edits) and the pair.
+
+    Raises:
+        ValueError: an empty prompt, no CLIP, or a text encoder of no family.
+    """
+    prompts = _read_prompts(clip, source, target, _tokenize)
+    schedules = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt.text)) for prompt in prompts]
+    pair = _make_pair(clip, prompts, schedules[0][0][0])
+    return [stack_rows(rows, pair) for rows in zip(*schedules, strict=True)], pair
+
+
+def pair_conditionings(
+    clip: Any, source: str, target: str, source_conditioning: list, target_conditioning: list | None = None
+) -> tuple[list, PromptPair]:
+    """Make conditionings that other nodes encoded the rows of one, and a pair of the texts that they say.
+
+    Each row is the conditioning that was given for it. A part of it (Conditioning (Combine) makes several) that is the
+    same for source and edits, while the texts differ, is not of these texts and is left as it is.
+
+    Args:
+        clip: the host's CLIP, to read the texts.
+        source: what ``source_conditioning`` says. ``BREAK`` stands where encodings were joined (Conditioning (Concat)).
+        target: what ``target_conditioning`` says; several edits are separated by a line ``---``; empty for the source
+            alone.
+        source_conditioning: of the picture to edit.
+        target_conditioning: of the edit; of several edits one behind the other, as Conditioning (Combine) puts them.
+
+    Returns:
+        The conditioning (rows: source, edits) and the pair.
+
+    Raises:
+        ValueError: the texts do not fit the conditionings, or something differs that the rows have to share.
+    """
+    prompts = _read_prompts(clip, source, target, _tokenize_parts)
+    parts = parts_by_row(prompts, source_conditioning, target_conditioning)
+    pair = _make_pair(clip, prompts, parts[0][0][0])
+    return stack_parts(parts, pair), pair
+
+
+def _read_prompts(clip: Any, source: str, target: str, read: Callable[[Any, str], Prompt]) -> tuple[Prompt, ...]:
+    """The source and each edit, tokenised."""
+    if clip is None:
+        raise ValueError("Wanted a CLIP, got none. The checkpoint may hold no text encoder: connect a Load CLIP node.")
+    prompts = tuple(read(clip, text) for text in (source, *split_edits(target)))
+    for row, prompt in enumerate(prompts):
+        if not prompt.words:
+            raise ValueError(
+                f"Wanted a prompt with at least one word for the {row_name(row)}, got {quoted(prompt.text)}. "
+                "Edits are separated by a line '---', one prompt each."
+            )
+    return prompts
+
+
+def _make_pair(clip: Any, prompts: Sequence[Prompt], context: torch.Tensor) -> PromptPair:
+    family = reader_of(clip)
+    return PromptPair(
+        source=prompts[0],
+        targets=tuple(prompts[1:]),
+        context_dim=context.shape[-1],
+        tokenize=lambda text: family.read(clip, text).words,
+        padded=family.pads_texts,
+    )
+
+
+def _tokenize(clip: Any, text: str) -> Prompt:
+    return reader_of(clip).read(clip, text)
+
+
+def _tokenize_parts(clip: Any, text: str) -> Prompt:
+    """A text whose parts between ``BREAK`` were encoded each by itself."""
+    return join_prompts(text, [_tokenize(clip, part) for part in split_breaks(text)])
+
+
+def prompt_reader(clip: Any = None, breaks: bool = False) -> tuple[str, Callable[[str], Prompt]]:
+    """A tokenizer's name, and what it makes of a text; without a CLIP the host's own for CLIP ViT-L.
+
+    Args:
+        breaks: whether ``BREAK`` separates parts, as for ``pair_conditionings``.
+    """
+    clip, read = clip or _StockClip(), _tokenize_parts if breaks else _tokenize
+    return type(clip.tokenizer).__name__, lambda text: read(clip, text)
+
+
+class _StockClip:
+    """As much of the host's CLIP as reads a prompt."""
+
+    @property
+    def tokenizer(self) -> SD1Tokenizer:
+        return _stock_tokenizer()
+
+    def tokenize(self, text: str, return_word_ids: bool = False) -> dict[str, list]:
+        return self.tokenizer.tokenize_with_weights(text, return_word_ids)
+
+
+@lru_cache(maxsize=1)
+def _stock_tokenizer() -> SD1Tokenizer:
+    return SD1Tokenizer(embedding_directory=folder_paths.get_folder_paths("embeddings"))

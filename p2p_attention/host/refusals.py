@@ -1,0 +1,112 @@
+"""What a run cannot do, and the sentence that says so. Everything here is known before sampling starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..blend import Blend
+from ..conditionings import PAIR_KEY
+from ..guidance import Proximal
+from ..invert import Inversion
+from ..prompt import PromptPair, quoted
+from ..second_pass import Continuation
+
+NULL_TEXT_KEY = "p2p_null_text"  # marks a negative with the guidance and noise levels it was optimised for
+
+
+def require_one_blend(works: Sequence[Any]) -> None:
+    blended = [(work.pair, row) for work in works if isinstance(work, Blend) for row in work.edits]
+    for pair, row in blended:
+        if blended.count((pair, row)) > 1:
+            raise ValueError(
+                f"Wanted one P2P Local Blend Mask for an edit, got two for edit {row + 1}. Name all its words in one "
+                "node, or set the nodes' edit to different edited prompts."
+            )
+
+
+def pairs_of_conditionings(conds: dict[str, list[dict]], works: Sequence[Any]) -> dict[Any, PromptPair]:
+    """Conditioning id -> its pair, after checking that every edit, blend and recorder has one it can work on."""
+    marked = [cond for entries in conds.values() for cond in entries if PAIR_KEY in cond]
+    pairs = {cond["uuid"]: cond[PAIR_KEY] for cond in marked}
+    for pair in (work.pair for work in works if not isinstance(work, Inversion)):
+        if pair not in pairs.values():
+            raise ValueError(
+                f"Wanted the conditioning of the pair {quoted(pair.source.text)} -> "
+                f"{quoted(' | '.join(target.text for target in pair.targets))} on the sampler, got none. Connect "
+                "P2P Prompt Pair's conditioning to the sampler's positive, and its pair to the P2P nodes on the model."
+            )
+    counts = sorted({pair.rows for pair in pairs.values()})
+    if len(counts) > 1:
+        raise ValueError(
+            f"Wanted prompt pairs with equally many edits in one run, got pairs of {counts} rows. Give each pair the "
+            "same number of edited prompts."
+        )
+    for cond in marked:
+        _require_intact(cond, cond[PAIR_KEY])
+    return pairs
+
+
+def _require_intact(cond: dict, pair: PromptPair) -> None:
+    """A node in between may have joined, cut or replaced rows; the alignment would then point at the wrong words."""
+    wanted = [pair.rows, pair.length, pair.context_dim]
+    got = list(cond["cross_attn"].shape)
+    if got != wanted:
+        raise ValueError(
+            f"Wanted P2P Prompt Pair's conditioning as it left the node, [rows, tokens, width] = {wanted}, got {got}: "
+            "a node in between changed it. Join the texts in P2P Prompt Pair instead, or put P2P Pair From "
+            "Conditioning behind that node; Conditioning (Combine) works."
+        )
+    pooled = cond.get("pooled_output")
+    if pooled is not None and pooled.shape[0] != pair.rows:
+        raise ValueError(
+            f"Wanted {pair.rows} pooled rows beside the conditioning (source and edits), got {pooled.shape[0]}: a node "
+            "in between replaced them, and every edit would be steered by the same one. Remove that node."
+        )
+
+
+def refuse_context_windows(model_options: dict) -> None:
+    handler = model_options.get("context_handler")
+    if handler is not None and getattr(handler, "dim", None) == 0:
+        raise ValueError(
+            "Wanted source and edits in one batch, got context windows over the batch, which take them apart. Remove "
+            "the Context Windows node or set its dim to another dimension than the batch (0)."
+        )
+
+
+def require_one_beginning(second_passes: Sequence[Continuation], inversions: Sequence[Inversion]) -> None:
+    if second_passes and inversions:
+        raise ValueError(
+            "Wanted one beginning for the run, got P2P Second Pass, which goes on from a sampler's result, and "
+            "P2P DDIM Invert, which starts at a picture's noise. Connect the model from before P2P DDIM Invert to "
+            "P2P Second Pass."
+        )
+
+
+def require_plain_guidance(guider: Any, guidances: Sequence[Proximal]) -> None:
+    others = sorted(set(guider.conds) - {"positive", "negative"})
+    if guidances and others:
+        raise ValueError(
+            f"Wanted a positive and a negative for P2P Proximal Guidance, got {type(guider).__name__} with "
+            f"{', '.join(others)} as well, which computes guidance of its own. Use CFG Guider or KSampler, or remove "
+            "P2P Proximal Guidance."
+        )
+
+
+def require_optimised_for(guider: Any, sigmas: Sequence[float]) -> None:
+    """A null-text negative is made for one guidance and one schedule."""
+    for cond in (cond for entries in guider.conds.values() for cond in entries):
+        if NULL_TEXT_KEY in cond:
+            cfg, levels = cond[NULL_TEXT_KEY]
+            if not math.isclose(cfg, getattr(guider, "cfg", cfg), rel_tol=1e-6):
+                raise ValueError(
+                    f"Wanted cfg {cfg:g}, for which P2P Null-Text Optimize made the negative, got {guider.cfg:g}. Set "
+                    "both alike."
+                )
+            if len(levels) != len(sigmas):
+                raise ValueError(
+                    f"Wanted the {len(levels) - 1} steps for which P2P Null-Text Optimize made the negative, got "
+                    f"{len(sigmas) - 1}. Set the sampler as in P2P DDIM Invert."
+                )
+            return

@@ -1,0 +1,150 @@
+"""One sampling run with our works in it: B pictures become B x R rows, and what a run changes dies with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+
+from ..blend import Blend, BlendRun
+from ..call_rows import RowsOfCalls
+from ..edit import Edit
+from ..guidance import Proximal
+from ..invert import Inversion
+from ..maps import MapRun
+from ..noise import SharedNoise
+from ..preview import SideBySidePreview
+from ..record import Recorder, gather
+from ..run import EditRun
+from ..second_pass import Continuation, count_pictures, noise_for_rows
+from . import KEY
+from .attention_calls import AttentionCalls
+from .families import family_of
+from .families.family import Family
+from .map_taps import MapTaps
+from .model_calls import take_part
+from .on_trajectory import inversion_run, noise_to_start
+from .refusals import (
+    pairs_of_conditionings,
+    refuse_context_windows,
+    require_one_beginning,
+    require_optimised_for,
+    require_plain_guidance,
+)
+from .rows import mask_for_rows, repeat_for_rows
+
+
+def sampling_run(
+    executor: Any,
+    noise: torch.Tensor,
+    latent_image: torch.Tensor,
+    sampler: Any,
+    sigmas: torch.Tensor,
+    denoise_mask: torch.Tensor | None = None,
+    callback: Callable | None = None,
+    disable_pbar: bool = False,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Around the host's sampling run, as its OUTER_SAMPLE wrapper: B seeds become B x R rows, and the works do theirs.
+
+    In a second pass, the B x R rows are there.
+    """
+    guider = executor.class_obj
+    patcher = guider.model_patcher
+    family = family_of(patcher)
+    works = guider.model_options[KEY]
+    blends, recorders, guidances, second_passes, inversions = (
+        [work for work in works if isinstance(work, kind)]
+        for kind in (Blend, Recorder, Proximal, Continuation, Inversion)
+    )
+    for work in (*blends, *recorders):
+        work.record.clear()
+    pairs = pairs_of_conditionings(guider.conds, works)
+    refuse_context_windows(guider.model_options)
+    require_plain_guidance(guider, guidances)
+    require_optimised_for(guider, sigmas.tolist())
+    require_one_beginning(second_passes, inversions)
+    inversion = inversion_run(next(iter(inversions), None), guider, sampler, sigmas, noise.shape, pairs)
+
+    rows = next(iter(pairs.values())).rows if pairs else 1
+    seeds = count_pictures(len(noise), rows) if second_passes else len(noise)
+    repeat_for_rows(guider.conds, seeds, rows)
+    size = noise.shape[-2:]
+    run = EditRun([work for work in works if isinstance(work, Edit)], pairs, sigmas.tolist())
+    maps = {work: [MapRun(each, run.steps) for each in work.requests] for work in (*blends, *recorders)}
+    taps = MapTaps(run, maps.values(), family, patcher, size)
+    blend_runs = [BlendRun(work, maps[work], seeds, size, run.steps) for work in blends]
+    rows_of_calls = RowsOfCalls(pairs, seeds, rows)
+    take_part(run, rows_of_calls, taps, blend_runs, guidances, inversion, guider.model_options)
+    family.install(patcher, guider.model_options, AttentionCalls(run, taps))
+
+    _look_at_the_loaded_model(family, guider.model_options)
+    if rows > 1:
+        _share_noise(seeds, rows, guider.model_options)
+    if inversion is not None:
+        latent_image = inversions[0].image.to(latent_image)
+        noise = noise_to_start(inversion.start, latent_image, sigmas, patcher)
+    if denoise_mask is not None:
+        denoise_mask = mask_for_rows(denoise_mask, noise.shape, seeds, rows)
+    noise = noise_for_rows(noise, seeds, rows)
+    if not second_passes:
+        latent_image = latent_image.repeat_interleave(rows, dim=0)
+    if "latent_shapes" in kwargs:
+        kwargs["latent_shapes"] = [(len(noise), *shape[1:]) for shape in kwargs["latent_shapes"]]
+    preview = None if callback is None else SideBySidePreview(callback, rows)
+    samples = executor(
+        noise,
+        latent_image,
+        sampler,
+        sigmas,
+        denoise_mask,
+        preview,
+        disable_pbar,
+        seed,
+        **kwargs,
+    )
+    if preview is not None:
+        preview.finish()
+    if inversion is not None and inversion.pins:
+        samples = inversion.result(samples, patcher.model.process_latent_out)
+    for blend in blend_runs:
+        if blend.mask is None:  # the sampler did not call the model in the last step (dpm_fast, dpm_adaptive)
+            blend.update(taps.areas, samples.device)
+        samples = blend.outside_from_source(samples)
+    for blend in blend_runs:
+        blend.blend.record.put(blend.result(), samples)
+    for work in recorders:
+        work.record.put(gather(maps[work][0], taps.areas, size), samples)
+    return samples
+
+
+def _look_at_the_loaded_model(family: Family, model_options: dict) -> None:
+    """Other packs put layers into the model when it is loaded for the run."""
+
+    def around_sampler(executor, guider, *args, **kwargs):
+        family.require_loaded(guider.inner_model.diffusion_model)
+        return executor(guider, *args, **kwargs)
+
+    add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, around_sampler, model_options, is_model_options=True)
+
+
+def _share_noise(seeds: int, rows: int, model_options: dict) -> None:
+    """All rows of a seed get the noise that the stock run would draw for it, whichever sampler draws it, and how."""
+    shared = SharedNoise(seeds, rows)
+
+    def around_sampler(executor, *args, **kwargs):
+        with shared:
+            return executor(*args, **kwargs)
+
+    def around_model_call(executor, *args, **kwargs):
+        with shared.paused():
+            return executor(*args, **kwargs)
+
+    for place, wrapper in (
+        (WrappersMP.SAMPLER_SAMPLE, around_sampler),
+        (WrappersMP.CALC_COND_BATCH, around_model_call),
+    ):
+        add_wrapper_with_key(place, KEY, wrapper, model_options, is_model_options=True)
