@@ -199,15 +199,23 @@ def _first_step(inversion: Inversion, sigmas: Sequence[float]) -> int:
     """Where in the inversion's schedule the run's begins."""
     for first in range(len(inversion.sigmas) - len(sigmas) + 1):
         part = inversion.sigmas[first : first + len(sigmas)]
-        if all(abs(a - b) <= SAME_SIGMA * max(a, b) for a, b in zip(part, sigmas, strict=True)):
+        if all(map(same_level, part, sigmas)):
             return first
     steps, scheduler, denoise = inversion.settings
     raise ValueError(
-        f"Wanted the noise levels of the inversion, {_summary(inversion.sigmas)}, got {_summary(sigmas)}. Set the "
+        f"Wanted the noise levels of the inversion, {summary(inversion.sigmas)}, got {summary(sigmas)}. Set the "
         f"sampler to steps {steps}, scheduler {scheduler}, denoise {denoise:g}, as in P2P DDIM Invert, and "
         "sampler_name to euler or ddim."
     )
 
 
-def _summary(sigmas: Sequence[float]) -> str:
-    return f"{len(sigmas) - 1} steps from sigma {sigmas[0]:.4g} to {sigmas[-1]:.4g}"
+def same_level(sigma: float, other: float) -> bool:
+    """Whether two schedules mean the same noise level."""
+    return abs(sigma - other) <= SAME_SIGMA * max(sigma, other)
+
+
+def summary(sigmas: Sequence[float]) -> str:
+    """A schedule, for a message; its second level tells schedulers apart."""
+    steps = len(sigmas) - 1
+    second = f", {sigmas[1]:.4g}" if steps > 1 else ""
+    return f"{steps} steps from sigma {sigmas[0]:.4g}{second} to {sigmas[-1]:.4g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import math
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.k_diffusion.sampling as k_diffusion
@@ -54,10 +54,16 @@ def inversion_run(
     return InversionRun(inversion, sigmas.tolist(), rows, guider.model_patcher.load_device)
 
 
-def noise_to_start(start: torch.Tensor, latent: torch.Tensor, sigmas: torch.Tensor, model: Any) -> torch.Tensor:
+def noise_to_start(
+    start: torch.Tensor, latent: torch.Tensor, sigmas: torch.Tensor, sampler: Any, model: Any
+) -> torch.Tensor:
     """The noise with which the host's scaling begins at ``start`` (B, C, H, W), given the latent image."""
     sampling = model.get_model_object("model_sampling")
-    first, largest = float(sigmas[0]), float(sampling.sigma_max)
-    one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
-    scale = sampling.noise_scaling(sigmas[:1].cpu(), one, zero, math.isclose(first, largest, rel_tol=1e-5))
-    return ((start.cpu() - model.model.process_latent_in(latent).cpu()) / scale).to(latent)
+    most = sampler.max_denoise(SimpleNamespace(inner_model=SimpleNamespace(model_sampling=sampling)), sigmas)
+    image = model.model.process_latent_in(latent).cpu()
+
+    def scaled(noise, image):
+        return sampling.noise_scaling(sigmas[:1].cpu(), noise, image, most)
+
+    of_noise = scaled(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+    return ((start.cpu() - scaled(torch.zeros_like(image), image)) / of_noise).to(latent)

@@ -9,7 +9,7 @@ from typing import Any
 from ..blend import Blend
 from ..conditionings import PAIR_KEY
 from ..guidance import Proximal
-from ..invert import Inversion
+from ..invert import Inversion, same_level, summary
 from ..prompt import PromptPair, quoted
 from ..second_pass import Continuation
 
@@ -67,11 +67,11 @@ def _require_intact(cond: dict, pair: PromptPair) -> None:
 
 
 def refuse_context_windows(model_options: dict) -> None:
-    handler = model_options.get("context_handler")
-    if handler is not None and getattr(handler, "dim", None) == 0:
+    """Windows over the batch take source and edits apart; others cut pictures, where masks and maps do not follow."""
+    if model_options.get("context_handler") is not None:
         raise ValueError(
-            "Wanted source and edits in one batch, got context windows over the batch, which take them apart. Remove "
-            "the Context Windows node or set its dim to another dimension than the batch (0)."
+            "Context windows over the batch take source and edits apart, and others cut the pictures: wanted whole "
+            "pictures in one batch. Remove the Context Windows node from this model."
         )
 
 
@@ -108,5 +108,10 @@ def require_optimised_for(guider: Any, sigmas: Sequence[float]) -> None:
                 raise ValueError(
                     f"Wanted the {len(levels) - 1} steps for which P2P Null-Text Optimize made the negative, got "
                     f"{len(sigmas) - 1}. Set the sampler as in P2P DDIM Invert."
+                )
+            if not all(map(same_level, levels, sigmas)):
+                raise ValueError(
+                    f"Wanted the noise levels for which P2P Null-Text Optimize made the negative ({summary(levels)}), "
+                    f"got others ({summary(sigmas)}). Set the sampler's scheduler and denoise as in P2P DDIM Invert."
                 )
             return

@@ -8,6 +8,7 @@ import torch
 from comfy.utils import repeat_to_batch_size
 
 from ..conditionings import PAIR_KEY
+from .refusals import NULL_TEXT_KEY
 
 
 def mask_for_rows(mask: torch.Tensor, shape: torch.Size, seeds: int, rows: int) -> torch.Tensor:
@@ -27,8 +28,12 @@ def repeat_for_rows(conds: dict[str, list[dict]], seeds: int, rows: int) -> None
     """What a conditioning holds for each of several pictures, all rows of the picture share.
 
     That may be a text (a null-text negative, a batch of negatives), a mask, or hints of a ControlNet. As many as there
-    are pictures are one for each picture. The host hands others out in the order of the rows: one for all, or one for
-    the source and each edit. The latents that inpainting and editing models look at it spreads itself.
+    are pictures are one for each picture. The host hands others out in the order of the rows: one for all, one for the
+    source and each edit, or one for each row of each picture. The latents that inpainting and editing models look at
+    it spreads itself.
+
+    Raises:
+        ValueError: as many as there are pictures, and rows of a picture: they may be meant either way.
     """
     if seeds == 1 or rows == 1:
         return
@@ -36,10 +41,24 @@ def repeat_for_rows(conds: dict[str, list[dict]], seeds: int, rows: int) -> None
     for cond in (cond for entries in conds.values() for cond in entries):
         for name in ("mask",) if PAIR_KEY in cond else ("mask", "cross_attn", "pooled_output"):
             each = cond.get(name)
-            if torch.is_tensor(each) and each.shape[0] == seeds and (name != "mask" or each.ndim > 2):
-                cond[name] = each.repeat_interleave(rows, dim=0)
+            if torch.is_tensor(each) and (name != "mask" or each.ndim > 2):
+                known = NULL_TEXT_KEY in cond  # made for each picture
+                if _one_for_each_picture(each, seeds, rows, "masks" if name == "mask" else "negatives", known):
+                    cond[name] = each.repeat_interleave(rows, dim=0)
         if cond.get("control") is not None:
             cond["control"] = _control_for_rows(cond["control"], seeds, rows, controls)
+
+
+def _one_for_each_picture(each: torch.Tensor, seeds: int, rows: int, what: str, known: bool = False) -> bool:
+    if len(each) != seeds:
+        return False
+    if seeds == rows and not known and not all(torch.equal(one, each[0]) for one in each):
+        raise ValueError(
+            f"{seeds} {what} for {seeds} pictures of {rows} rows (source and edits) each may be meant for the pictures "
+            f"or for the rows. Connect {seeds * rows} of them, for each row of each picture in turn, or one for all; "
+            "or sample the pictures one by one."
+        )
+    return True
 
 
 def _control_for_rows(control: Any, seeds: int, rows: int, copies: dict[int, Any]) -> Any:
@@ -47,7 +66,7 @@ def _control_for_rows(control: Any, seeds: int, rows: int, copies: dict[int, Any
     if id(control) not in copies:
         before, hint = control.previous_controlnet, control.cond_hint_original
         before_for_rows = before and _control_for_rows(before, seeds, rows, copies)
-        own = hint is not None and len(hint) == seeds
+        own = hint is not None and _one_for_each_picture(hint, seeds, rows, "hints of a ControlNet")
         result = control
         if own or before_for_rows is not before:
             result = control.copy().set_previous_controlnet(before_for_rows)

@@ -86,7 +86,7 @@ def sampling_run(
         _share_noise(seeds, rows, guider.model_options)
     if inversion is not None:
         latent_image = inversions[0].image.to(latent_image)
-        noise = noise_to_start(inversion.start, latent_image, sigmas, patcher)
+        noise = noise_to_start(inversion.start, latent_image, sigmas, sampler, patcher)
     if denoise_mask is not None:
         denoise_mask = mask_for_rows(denoise_mask, noise.shape, seeds, rows)
     noise = noise_for_rows(noise, seeds, rows)

@@ -56,6 +56,8 @@ def ddim_invert(
     require_between("refine_iterations", refine_iterations, ITERATIONS)
     require_one_of("source_row", source_row, SOURCE_ROWS)
     variance = family.variance(model)
+    if not conditioning:
+        raise ValueError("The conditioning is empty. Connect CLIP Text Encode of what the picture shows.")
     image = latent["samples"]
     channels = model.get_model_object("latent_format").latent_channels
     if image.ndim != 4 or image.shape[1] != channels or not image.any():
@@ -114,7 +116,8 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
     inversions = [work for work in model.model_options.get(KEY, ()) if isinstance(work, Inversion)]
     if not inversions:
         raise ValueError("Wanted the model that comes from P2P DDIM Invert, got one without an inversion.")
-    extra = {"control", "area", "mask", "hooks", "gligen", "start_percent"} & {*positive[0][1], *negative[0][1]}
+    named = {key for part in (*positive, *negative) for key in part[1]}
+    extra = {"control", "area", "mask", "hooks", "gligen", "start_percent"} & named
     if len(positive) != 1 or len(negative) != 1 or extra:
         raise ValueError(
             f"Wanted a plain positive and a plain negative, got {len(positive)} and {len(negative)} parts"

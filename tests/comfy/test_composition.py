@@ -371,6 +371,42 @@ def test_a_control_hint_for_each_image_is_all_its_rows(sampling, three, control)
     assert control.cond_hint_original is None, "the graph's own is left as it was"
 
 
+def test_as_many_hints_as_images_and_as_rows_may_mean_either(sampling, control):
+    """Two images of two rows with two hints: refused; four hints are one for each row of each image."""
+    conditioning, pair = sampling.pair(SWAP)
+    model, image = sampling.edit(pair), {**latent(2, *SIZE), "batch_index": [0, 1]}
+    negative = sampling.encode()
+    both, under = controlled(sampling, control, hints(2), conditioning, negative)
+    with pytest.raises(ValueError, match="2 hints of a ControlNet for 2 pictures of 2 rows .*Connect 4 of them"):
+        sampling.ksampler(model, both, image, negative=under)
+    of_each_row = hints(2).repeat_interleave(2, dim=0)
+    four, under = controlled(sampling, control, of_each_row, conditioning, negative)
+    together = sampling.ksampler(model, four, image, negative=under)
+    for seed in range(2):
+        alone, under = controlled(sampling, control, hints(2)[seed : seed + 1], conditioning, negative)
+        one = {"samples": image["samples"][:1], "batch_index": [seed]}
+        wanted = sampling.ksampler(model, alone, one, negative=under)
+        assert relative_error(together[2 * seed : 2 * seed + 2], wanted) < FLOAT32
+    alike, under = controlled(sampling, control, hints(1).repeat(2, 1, 1, 1), conditioning, negative)
+    same, under_same = controlled(sampling, control, hints(1), conditioning, negative)
+    got = sampling.ksampler(model, alike, image, negative=under)
+    assert relative_error(got, sampling.ksampler(model, same, image, negative=under_same)) < FLOAT32
+
+
+def test_as_many_masks_or_negatives_as_images_and_as_rows_may_mean_either(sampling):
+    conditioning, pair = sampling.pair(SWAP)
+    model, image = sampling.edit(pair), latent(2, *SIZE)
+    masks = torch.rand(2, SIZE[0] * 8, SIZE[1] * 8, generator=torch.Generator().manual_seed(3))
+    (masked,) = sampling.run_node(
+        "ConditioningSetMask", conditioning=conditioning, mask=masks, strength=1.0, set_cond_area="default"
+    )
+    with pytest.raises(ValueError, match="2 masks for 2 pictures of 2 rows"):
+        sampling.ksampler(model, masked, image)
+    two = [[torch.cat([sampling.encode(text)[0][0] for text in ("blurry", "a tree")]), sampling.encode()[0][1]]]
+    with pytest.raises(ValueError, match="2 negatives for 2 pictures of 2 rows"):
+        sampling.ksampler(model, conditioning, image, negative=two)
+
+
 def test_a_mask_for_each_image_is_all_its_rows(sampling, three, run_node):
     conditioning, pair = three
     model, image = chained(sampling, pair, sampling.model), latent(2, *SIZE)

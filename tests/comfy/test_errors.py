@@ -210,13 +210,14 @@ def test_conditioning_changed_on_the_way(sampling, run_node, refuses):
     refuses("Wanted 2 pooled rows.*got 1", sampling.edit(pair), one_pooled)
 
 
-def test_context_windows_over_the_batch(sampling, run_node, refuses):
+@pytest.mark.parametrize("dim", [0, 2, 3])
+def test_context_windows(sampling, run_node, refuses, dim):
     conditioning, pair = sampling.pair(SWAP)
     (windowed,) = run_node(
         "ContextWindowsManual", model=sampling.edit(pair), context_length=1, context_overlap=0,
-        context_schedule="standard_static", context_stride=1, closed_loop=False, fuse_method="pyramid", dim=0,
+        context_schedule="standard_static", context_stride=1, closed_loop=False, fuse_method="pyramid", dim=dim,
     )  # fmt: skip
-    refuses("context windows over the batch.*Remove", windowed, conditioning)
+    refuses("Context windows over the batch.*Remove", windowed, conditioning)
 
 
 def test_another_node_expands_the_batch_in_attention(sampling):

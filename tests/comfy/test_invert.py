@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -160,6 +161,28 @@ def test_a_batch_is_what_each_of_its_images_is_alone(sampling, k):
         assert rms(result[number : number + 1], alone_result) < FLOAT32
     if k:
         assert rms(result, both["samples"]) < FLOAT32
+
+
+def test_a_run_that_begins_above_the_models_largest_level_begins_at_the_noise_found(host):
+    """The host scales noise as for the largest level there, too."""
+    import comfy.model_sampling
+    import comfy.samplers
+
+    noise_to_start = host.module("p2p_attention.host.on_trajectory").noise_to_start
+
+    class Diffusion(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+        """As the host puts them together."""
+
+    sampling = Diffusion()
+    model = SimpleNamespace(
+        get_model_object=lambda name: sampling, model=SimpleNamespace(process_latent_in=lambda latent: 0.5 * latent)
+    )
+    sampler, start, image = comfy.samplers.KSAMPLER(None), picture()["samples"] * 20.0, picture()["samples"]
+    for sigma in (float(sampling.sigma_max) * 2.0, float(sampling.sigma_max), 1.0):
+        sigmas = torch.tensor([sigma, 0.5])
+        noise = noise_to_start(start, image, sigmas, sampler, model)
+        most = sampler.max_denoise(SimpleNamespace(inner_model=SimpleNamespace(model_sampling=sampling)), sigmas)
+        assert rms(sampling.noise_scaling(sigmas[0], noise, 0.5 * image, most), start) < 1e-6
 
 
 @pytest.mark.parametrize("denoise", [1.0, 0.5])

@@ -431,3 +431,22 @@ def test_another_number_of_steps(sampling, optimised, refuses):
     shorter = inverted(sampling, image, steps=3, refine_iterations=0)
     refuses("Wanted the 4 steps.*got 3", sample, sampling, shorter, sampling.encode(SOURCE), image,
             negative=negative, steps=3)  # fmt: skip
+
+
+def test_another_schedule_of_as_many_steps(sampling, optimised, refuses):
+    """The negative of each step belongs to its noise level."""
+    image, _, negative = optimised
+    other = inverted(sampling, image, scheduler="karras", refine_iterations=0)
+    refuses(
+        r"noise levels for which P2P Null-Text Optimize.*\(4 steps from.*got others \(4 steps from.*scheduler", sample,
+        sampling, other, sampling.encode(SOURCE), image, negative=negative, scheduler="karras",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("empty", ["positive", "negative"])
+def test_an_empty_conditioning(sampling, optimised, run_node, refuses, empty):
+    _, model, _ = optimised
+    given = {"positive": sampling.encode(SOURCE), "negative": sampling.encode(""), empty: []}
+    counts = "0 and 1" if empty == "positive" else "1 and 0"
+    refuses(f"plain positive and a plain negative, got {counts} parts", run_node, "P2PNullTextOptimize", model=model,
+            cfg=CFG, inner_steps=1, **given)  # fmt: skip
