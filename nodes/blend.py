@@ -8,9 +8,7 @@ from ..p2p_attention.blend import FEATHER, GROW, MASK_MODES, local_blend
 from ..p2p_attention.host.attach import attach
 from ..p2p_attention.maps import BRANCHES
 from ..p2p_attention.show import show_masks
-from .edit import edit_number, fraction, model_and_pair, model_output
-from .maps import finished_run, map_choices
-from .prompt_pair import CATEGORY
+from .inputs import CATEGORY, edit_number, finished_run, fraction, map_choices, model_and_pair, model_output
 
 Masks = io.Custom("P2P_MASKS")
 

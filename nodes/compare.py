@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..p2p_attention.show import compared
-from .prompt_pair import CATEGORY, Pair
+from .inputs import CATEGORY, Pair
 
 
 class Compare(io.ComfyNode):

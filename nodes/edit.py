@@ -6,29 +6,7 @@ from comfy_api.latest import io
 
 from ..p2p_attention.edit import SCALES, Window, refine, replace, reweight
 from ..p2p_attention.host.attach import attach
-from .prompt_pair import CATEGORY, Pair
-
-
-def model_and_pair() -> list[io.Input]:
-    return [
-        io.Model.Input("model", tooltip="The model to edit with. P2P nodes chain in any order, before the sampler."),
-        Pair.Input("pair", tooltip="From P2P Prompt Pair, whose conditioning is the sampler's positive."),
-    ]
-
-
-def fraction(name: str, default: float, tooltip: str) -> io.Input:
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
-
-
-def edit_number() -> io.Input:
-    return io.Int.Input(
-        "edit",
-        default=0,
-        min=0,
-        max=999,
-        optional=True,
-        tooltip="Which of the pair's edited prompts: 0 for all, 1 for the first, and so on.",
-    )
+from .inputs import CATEGORY, edit_number, fraction, model_and_pair, model_output
 
 
 def _injection_inputs() -> list[io.Input]:
@@ -55,12 +33,6 @@ def _injection_inputs() -> list[io.Input]:
             "example 'lion: 0.4'. word#2 is the second occurrence.",
         ),
         edit_number(),
-    ]
-
-
-def model_output() -> list[io.Output]:
-    return [
-        io.Model.Output(display_name="model", tooltip="The model with this edit: for the sampler or the next P2P node.")
     ]
 
 

@@ -9,8 +9,7 @@ from ..p2p_attention.host.attach import attach
 from ..p2p_attention.host.way_back import SCHEDULERS, ddim_invert, null_text
 from ..p2p_attention.invert import DENOISE, ITERATIONS, SOURCE_ROWS, STEPS
 from ..p2p_attention.null_text import CFG, INNER_STEPS
-from .edit import fraction, model_and_pair, model_output
-from .prompt_pair import CATEGORY
+from .inputs import CATEGORY, fraction, model_and_pair, model_output
 
 
 class DDIMInvert(io.ComfyNode):

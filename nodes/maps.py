@@ -5,45 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..p2p_attention.host.attach import attach
-from ..p2p_attention.maps import BRANCHES, KINDS, RESOLUTIONS
+from ..p2p_attention.maps import BRANCHES, KINDS
 from ..p2p_attention.record import record_attention
 from ..p2p_attention.sheet import SheetRow, atlas, contact_sheet
 from ..p2p_attention.show import COMPONENTS, STYLES, TIMES, map_rows
-from .edit import model_and_pair, model_output
-from .prompt_pair import CATEGORY
+from .inputs import CATEGORY, finished_run, map_choices, model_and_pair, model_output
 
 Maps = io.Custom("P2P_MAPS")
-
-
-def map_choices() -> list[io.Input]:
-    """Which attention maps."""
-    return [
-        io.Combo.Input(
-            "map_resolution",
-            options=list(RESOLUTIONS),
-            default="auto",
-            tooltip="Side of the attention maps in tokens. auto: 16 for a 512 x 512 picture of SD 1.5, and what "
-            "corresponds to it for other sizes.",
-        ),
-        io.Combo.Input(
-            "maps",
-            options=list(BRANCHES),
-            default=BRANCHES[0],
-            optional=True,
-            tooltip="own: where an edited row itself looks. injected: where it is made to look, with the source's maps "
-            "in place of its own.",
-        ),
-    ]
-
-
-def finished_run(what: str) -> list[io.Input]:
-    """What the sampler gave, as latents and as pictures."""
-    return [
-        io.Latent.Input("latent", tooltip="What the sampler gave: it makes this node run after it."),
-        io.Image.Input(
-            "images", optional=True, tooltip=f"The decoded pictures, source and edits, to lay the {what} over."
-        ),
-    ]
 
 
 class RecordAttention(io.ComfyNode):

@@ -6,9 +6,7 @@ from comfy_api.latest import io
 
 from ..p2p_attention.host.encode import encode_pair, pair_conditionings
 from .alignment_route import remember_clip
-
-Pair = io.Custom("P2P_PAIR")
-CATEGORY = "Prompt-to-Prompt"
+from .inputs import CATEGORY, Pair
 
 
 def _pair_outputs() -> list[io.Output]:

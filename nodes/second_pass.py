@@ -6,8 +6,7 @@ from comfy_api.latest import io
 
 from ..p2p_attention.host.attach import attach
 from ..p2p_attention.second_pass import Continuation
-from .edit import model_and_pair, model_output
-from .prompt_pair import CATEGORY
+from .inputs import CATEGORY, model_and_pair, model_output
 
 
 class SecondPass(io.ComfyNode):
