@@ -29,6 +29,11 @@ from .record import BlendMasks, Record
 
 MASK_MODES = ("replace", "intersect", "union")
 FRACTION, GROW, FEATHER = (0.0, 1.0), (0, 8), (0.0, 64.0)  # least and most
+FLAT = 1e-5  # relative; a map that varies by less, as single precision does, says nothing about places
+NOTHING_SEEN = (
+    "Wanted attention maps for P2P Local Blend Mask, got none: another node takes the layers of this resolution out of "
+    "the model's run. Set map_resolution to another value."
+)
 SAY_NOTHING = CONNECTIVES | {"a", "an", "the"}  # words whose maps have no place of their own
 
 
@@ -123,6 +128,12 @@ def local_blend(
         ValueError: a word is not there, the prompts do not differ, or the mask has no fitting shape.
     """
     chosen = chosen_rows(pair, edit)
+    require_one_of("mask_mode", mode, MASK_MODES)
+    if mask is None and mode != "replace":
+        raise ValueError(
+            f"Wanted a mask for mask_mode {mode}, got none. Connect one to mask, or set mask_mode to replace; without "
+            "a mask the words' counts alone."
+        )
     if mask is not None:
         mask = _checked_mask(mask, pair)
     names, without = split_names(words), split_names(exclude_words)
@@ -212,6 +223,7 @@ class BlendRun:
         self.maps = maps
         self._seeds, self._size, self._steps = seeds, size, steps
         self._given = self._given_masks()
+        self._told = False
         self.mask: torch.Tensor | None = None  # (B R, 1, H, W) once blending has begun
 
     def active(self, step: int) -> bool:
@@ -220,7 +232,10 @@ class BlendRun:
     def update(self, areas: Mapping[Hashable, tuple[int, int, int, int] | None], device: torch.device) -> None:
         """Make the mask from the maps so far. ``areas``: conditioning -> (h, w, y, x) in the latent, None for all."""
         if self.maps and not self.maps[0].mean():
-            return  # nothing seen yet: the pair's conditioning may begin later in the run
+            if not self._told:  # the pair's conditioning may begin later in the run
+                logging.warning(f"P2P Local Blend Mask: {NOTHING_SEEN} Until there are maps, edits show everywhere.")
+            self._told = True
+            return
         edits = len(self.blend.pair.targets)
         mask = torch.ones(self._seeds, 1 + edits, *self._size, device=device)
         words = self._word_masks(areas, device)
@@ -247,13 +262,14 @@ class BlendRun:
             return latents
         return torch.where(self._mask_for(latents) > 0, latents, self._sources(latents))
 
-    def result(self) -> BlendMasks:
-        """The masks at the end, on the CPU; says so in the log where an edit cannot be seen, or is not held back."""
+    def finish(self, samples: torch.Tensor) -> None:
+        """Put the masks at the end, on the CPU, into the record. ``samples``: (B R, C, [F,] H, W), what the run gives.
+
+        Says so in the log where an edit cannot be seen, or is not held back.
+        """
         if self.mask is None:
-            raise ValueError(
-                "Wanted attention maps for P2P Local Blend Mask, got none: another node takes the layers of this "
-                "resolution out of the model's run. Set map_resolution to another value."
-            )
+            self.blend.record.fail(NOTHING_SEEN)
+            return
         masks = self.mask.squeeze(1).unflatten(0, (self._seeds, -1))[:, 1:].cpu()
         for row in self.blend.edits:
             for seed, mask in enumerate(masks[:, row]):
@@ -262,7 +278,7 @@ class BlendRun:
                     logging.warning(f"P2P Local Blend Mask: the mask of {which} is empty, so the edit is the source.")
                 elif mask.min() > 0 and self.blend.threshold > 0 and self.maps:
                     logging.warning(f"P2P Local Blend Mask: the mask of {which} covers all; raise the threshold.")
-        return BlendMasks(masks)
+        self.blend.record.put(BlendMasks(masks), samples)
 
     def _mask_for(self, latents: torch.Tensor) -> torch.Tensor:
         """The mask at the latents' size, which a sampler may enlarge as it goes."""
@@ -296,7 +312,7 @@ class BlendRun:
         means = self.maps[0].mean()
         if self.blend.spread:  # as soon as there is something to spread by: other nodes may rescale layers at first
             together = self.maps[1].mean()
-            means = {key: spread(maps, together[key]) if key in together else maps for key, maps in means.items()}
+            means = {key: self._spread(maps, together.get(key)) for key, maps in means.items()}
         grow = self.blend.grow
         pooled = {key: F.max_pool2d(maps, 2 * grow + 1, stride=1, padding=grow) for key, maps in means.items()}
         maps = sum(place(each, areas.get(key), *self._size) for key, each in pooled.items())
@@ -310,11 +326,27 @@ class BlendRun:
                 masks[:, row] = inside.float()
         return _soften(masks, self.blend.feather)
 
+    @staticmethod
+    def _spread(maps: torch.Tensor, together: torch.Tensor | None) -> torch.Tensor:
+        """The words' maps, where there is something to spread them by, on its grid: the first of its layers to be seen
+        may be of another size."""
+        if together is None:
+            return maps
+        if maps.shape[-2:] != together.shape[-2:]:
+            maps = F.interpolate(maps, together.shape[-2:], mode="bilinear", align_corners=False)
+        return spread(maps, together)
+
     def _union(self, maps: torch.Tensor, columns: Sequence[tuple[int, int]]) -> torch.Tensor:
-        """(B, H, W): where any of the words' maps, each stretched to 0..1, reaches the threshold."""
+        """(B, H, W): where any of the words' maps, each stretched to 0..1, reaches the threshold.
+
+        A flat map, whose word is in no place more than in another, reaches none but 0.
+        """
         chosen = torch.stack([maps[:, row, column] for row, column in columns], dim=1)
         low, high = chosen.amin((-2, -1), keepdim=True), chosen.amax((-2, -1), keepdim=True)
-        return (chosen - low >= self.blend.threshold * (high - low)).any(dim=1)
+        inside = chosen - low >= self.blend.threshold * (high - low)
+        if self.blend.threshold > 0:
+            inside &= high - low > FLAT * high
+        return inside.any(dim=1)
 
 
 def _soften(masks: torch.Tensor, feather: float) -> torch.Tensor:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .maps import row_name
 from .prompt import Prompt, PromptPair, quoted
+from .rows import row_name
 
 PAIR_KEY = "p2p_pair"  # marks a part with the pair it was made from
 Part = list  # [context, extras]

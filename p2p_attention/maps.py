@@ -19,6 +19,7 @@ from .align import align
 from .checks import require_one_of
 from .edit import RowState
 from .prompt import Prompt, PromptPair, listing, quoted
+from .rows import row_name
 
 RESOLUTIONS = ("auto", "8", "16", "32", "64")
 BRANCHES = ("own", "injected")
@@ -133,7 +134,7 @@ class MapRun:
     def mean(self, part: int | None = None) -> dict[Hashable, torch.Tensor]:
         """Conditioning -> float32 (B R, K, h, w), over the whole run or one of its parts; without those never seen."""
         means = {}
-        for conditioning in {conditioning for conditioning, _ in self._sums}:
+        for conditioning in self._planned:  # in the order of the run: sums of floats depend on it
             chosen = [
                 entry for (of, at), entry in self._sums.items() if of == conditioning and (part is None or at == part)
             ]
@@ -262,7 +263,3 @@ def find_words(pair: PromptPair, names: Sequence[str], rows: Sequence[int]) -> d
             if positions[row]:
                 found[row].append(WordPositions(name, positions[row]))
     return {row: tuple(words) for row, words in found.items()}
-
-
-def row_name(row: int) -> str:
-    return "source" if row == 0 else f"edit {row}"

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from .checks import require_between, require_one_of
-from .maps import MapRequest, row_name
+from .maps import MapRequest
 from .prompt import PromptPair
 from .record import AttentionMaps, BlendMasks, Record
+from .rows import row_name
 from .sheet import SheetRow, Tile, heat_map, overlay
 
 STYLES = ("overlay", "heat map")

@@ -11,8 +11,8 @@ import torch
 from comfy.sd1_clip import SD1Tokenizer
 
 from ..conditionings import parts_by_row, stack_parts, stack_rows
-from ..maps import row_name
 from ..prompt import Prompt, PromptPair, join_prompts, quoted, split_breaks, split_edits
+from ..rows import row_name
 from .families import reader_of
 
 

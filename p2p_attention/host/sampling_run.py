@@ -16,7 +16,7 @@ from ..invert import Inversion
 from ..maps import MapRun
 from ..noise import SharedNoise
 from ..preview import SideBySidePreview
-from ..record import Recorder, gather
+from ..record import Recorder
 from ..run import EditRun
 from ..second_pass import Continuation, count_pictures, noise_for_rows
 from . import KEY
@@ -115,9 +115,9 @@ def sampling_run(
             blend.update(taps.areas, samples.device)
         samples = blend.outside_from_source(samples)
     for blend in blend_runs:
-        blend.blend.record.put(blend.result(), samples)
+        blend.finish(samples)
     for work in recorders:
-        work.record.put(gather(maps[work][0], taps.areas, size), samples)
+        work.finish(maps[work][0], taps.areas, size, samples)
     return samples
 
 

@@ -94,9 +94,9 @@ def sampling(run_node):
 @pytest.fixture
 def runs(host, monkeypatch):
     """The recorders' float32 sums of the runs so far."""
-    module = host.module("p2p_attention.host.sampling_run")
-    kept, gather = [], module.gather
-    monkeypatch.setattr(module, "gather", lambda run, *rest: kept.append(run) or gather(run, *rest))
+    record = host.module("p2p_attention.record")
+    kept, gather = [], record.gather
+    monkeypatch.setattr(record, "gather", lambda run, *rest: kept.append(run) or gather(run, *rest))
     return kept
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import re
 
 import pytest
 import torch
@@ -92,6 +93,11 @@ def test_mistakes(toy):
         local_blend(pair, exclude_words="cat", mask=torch.ones(4, 4))
     with pytest.raises(ValueError, match="one mask, or one for each of the 2 edited prompts, got 3"):
         local_blend(pair, mask=torch.ones(3, 4, 4))
+    for mode in ("intersect", "union"):
+        with pytest.raises(ValueError, match=f"Wanted a mask for mask_mode {mode}, got none. Connect one"):
+            local_blend(pair, "cat", mode=mode)
+    with pytest.raises(ValueError, match="mask_mode to be one of"):
+        local_blend(pair, "cat", mode="subtract")
     with pytest.raises(ValueError, match="got the source alone"):
         local_blend(toy.pair("a cat"))
     with pytest.raises(ValueError, match="1 to 2.*got 3"):
@@ -133,11 +139,16 @@ def run_of(blend, rows, seeds=1, size=SIZE, steps=4, area=None, conditionings=("
     return run
 
 
+def left(run):
+    """(B, E, H, W), what a run leaves in the record."""
+    latents = torch.zeros(len(run.mask), 4, *run.mask.shape[-2:])
+    run.finish(latents)
+    return run.blend.record.take(latents).masks
+
+
 def mask_of(blend, *rows, **options):
     """(E, H, W) of the first seed."""
-    return (
-        run_of(blend, [torch.stack(row) if row else torch.zeros(0, *SIZE) for row in rows], **options).result().masks[0]
-    )
+    return left(run_of(blend, [torch.stack(row) if row else torch.zeros(0, *SIZE) for row in rows], **options))[0]
 
 
 @pytest.fixture
@@ -159,6 +170,22 @@ def test_each_map_is_stretched_by_itself(swap):
     """A faint word counts as much as a strong one, and a constant part not at all."""
     (mask,) = mask_of(local_blend(swap, threshold=0.5, grow=0), [spot(0, 1)], [0.2 + spot(4, 4, peak=1e-3)])
     assert torch.equal(mask, points((0, 1), (4, 4)))
+
+
+@pytest.mark.parametrize("even", [torch.zeros(SIZE), torch.full(SIZE, 0.3), 0.3 + 1e-7 * torch.rand(SIZE)])
+def test_a_flat_map_marks_nothing(toy, even):
+    """A word that is nowhere more than elsewhere has no place: neither to edit nor to leave out."""
+    pair = toy.pair("a cat on grass", "a dog on grass")
+    places = spot(0, 1)
+    (mask,) = mask_of(local_blend(pair, "cat, dog", threshold=0.5), [places], [even])
+    assert torch.equal(mask, places)
+    (mask,) = mask_of(local_blend(pair, "cat, dog", threshold=0.1), [even], [even])
+    assert not mask.any()
+    blend = local_blend(pair, "cat, dog", exclude_words="grass", threshold=0.5)
+    (mask,) = mask_of(blend, [places, even], [places, even])
+    assert torch.equal(mask, places)
+    (mask,) = mask_of(local_blend(pair, "cat, dog", threshold=0.0), [even], [even])
+    assert mask.all(), "0 is everywhere, for every map"
 
 
 def test_threshold_is_in(swap):
@@ -219,7 +246,7 @@ def test_given_mask_beside_the_words(swap, mode, wanted):
 def given_masks(pair, masks, seeds, size=SIZE, **options):
     run = BlendRun(local_blend(pair, mask=masks, **options), (), seeds, size, 4)
     run.update({}, torch.device("cpu"))
-    return run.result().masks
+    return left(run)
 
 
 def test_one_mask_for_all_for_each_edit_or_for_each_seed_too(toy):
@@ -301,12 +328,19 @@ def test_start(swap, start, active):
     assert [run.active(step) for step in range(4)] == active
 
 
-def test_no_layer_gave_a_map(swap):
+def test_no_layer_gave_a_map(swap, caplog):
     blend = local_blend(swap)
     run = BlendRun(blend, [MapRun(blend.request, 4)], 1, SIZE, 4)
-    with pytest.raises(ValueError, match="got none: another node takes the layers.*map_resolution"):
+    latents = torch.randn(2, 4, *SIZE)
+    for _ in range(3):
         run.update({}, torch.device("cpu"))
-        run.result()
+        assert torch.equal(run.apply(latents), latents), "the run goes on, and keeps its picture"
+    run.finish(latents)
+    why = "got none: another node takes the layers.*map_resolution"
+    (said,) = warnings(caplog)  # after the first step, and once
+    assert re.search(why + ".*edits show everywhere", said)
+    with pytest.raises(ValueError, match=why):
+        blend.record.take(latents)
 
 
 # ---- the log
@@ -326,8 +360,9 @@ def test_empty_and_full_masks_are_told(toy, caplog):
         "the mask of edit 2 of image 2 is empty, so the edit is the source.",
     ]
     caplog.clear()
-    even = torch.ones(SIZE)
-    mask_of(local_blend(pair, edit=1, threshold=0.5), [even], [even], [])
+    upper = torch.zeros(SIZE)
+    upper[:3] = 1.0
+    mask_of(local_blend(pair, edit=1, threshold=0.5), [upper], [1.0 - upper], [])
     assert warnings(caplog) == ["P2P Local Blend Mask: the mask of edit 1 of image 1 covers all; raise the threshold."]
 
 
@@ -361,7 +396,7 @@ def test_a_spread_mask_is_the_whole_thing(swap):
     together.add("pair", 0, attends.repeat(2, 1, 1), SIZE, SIZE, None)
     run = BlendRun(blend, [words, together], 1, SIZE, 4)
     run.update({}, torch.device("cpu"))
-    assert torch.equal(run.result().masks[0, 0], thing)
+    assert torch.equal(left(run)[0, 0], thing)
     assert torch.equal(mask_of(local_blend(swap, threshold=0.5), [spot(0, 1)], [spot(0, 1)])[0], spot(0, 1))
 
 

@@ -20,7 +20,6 @@ from p2p_attention.maps import (
     choose_level,
     find_words,
     place,
-    row_name,
 )
 
 LENGTH = 16  # of the toy tokenizer's chunks
@@ -80,7 +79,6 @@ def test_words_that_are_nowhere(toy):
         find_words(pair, ("cat", "lion"), (0, 1))
     with pytest.raises(ValueError, match="'cat#2'"):
         find_words(pair, ("cat#2",), (0, 1, 2))
-    assert row_name(0) == "source" and row_name(2) == "edit 2"
 
 
 # ---- summing up
@@ -172,6 +170,18 @@ def test_mean_over_layers_steps_and_parts(toy):
     assert set(run.mean(0)) == {"pair", "other"} and set(run.mean(1)) == {"pair"}
     assert run.shares == pytest.approx((5 / 11, 4 / 11, 2 / 11))
     assert MapRun(request, steps=2).parts == 2 and MapRun(request, 2).mean() == {}
+
+
+def test_sums_do_not_depend_on_what_conditionings_are_called(toy):
+    """Ids are random: in whatever order they sort, floats are added in the order of the run."""
+    pair = toy.pair("a cat", "a dog")
+    request = MapRequest(pair, (words((2,)), words((2,))), parts=2)
+    for ids in (range(50), [f"{i * 7919 % 50}" for i in range(50)], [object() for _ in range(50)]):
+        run = MapRun(request, 2)
+        for step in (0, 1):
+            for each in ids:
+                run.add(each, step, probabilities(2, 4, LENGTH), (2, 2), (2, 2), None)
+        assert list(run.mean()) == list(run.mean(1)) == list(ids)
 
 
 def test_maps_of_rescaled_layers_are_brought_to_the_plan(toy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -61,6 +62,31 @@ def test_the_latent_is_the_key():
     assert record.take(swapped) is again
     with pytest.raises(ValueError, match=OTHER):
         record.take(latent)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 8])
+def test_every_row_has_to_be_that_of_the_run(rows):
+    """Another run with the same source may differ in one edit alone, and by little."""
+    record, latent = Record(), noise(rows, 4, 8, 8)
+    record.put("content", latent)
+    for row in range(rows):
+        for size, same in ((0.02, True), (0.06, False), (float("nan"), False)):
+            other = latent.clone()
+            other[row] *= 1.0 + size
+            if same:
+                assert record.take(other) == "content"
+                continue
+            with pytest.raises(ValueError, match=OTHER):
+                record.take(other)
+
+
+def test_a_run_that_went_wrong_is_itself():
+    record, broken = Record(), noise(2, 4, 8, 8)
+    broken[1] = float("nan")
+    record.put("content", broken)
+    assert record.take(broken.clone()) == "content"
+    with pytest.raises(ValueError, match=OTHER):
+        record.take(noise(2, 4, 8, 8))
 
 
 def test_the_key_is_a_copy():
@@ -144,6 +170,31 @@ def test_the_pair_in_an_area_and_everywhere(toy):
         assert torch.allclose(got, wanted, atol=1e-3)
 
 
+@pytest.mark.parametrize("order", [("fine", "coarse"), ("coarse", "fine")])
+def test_conditionings_of_different_grids(toy, order):
+    """Without areas: a sampler enlarged the latents before one of them began. The finer grid is kept."""
+    request = record_attention(toy.pair("a cat", "a dog")).request
+    run, grids = MapRun(request, 1), {"fine": (4, 4), "coarse": (2, 2)}
+    for key in order:
+        h, w = grids[key]
+        run.add(key, 0, noise(2, h * w, 16, seed=h).softmax(dim=-1), (h, w), (h, w), None)
+    got = gather(run, {}, (8, 8)).maps[0, 0].float()
+    fine, coarse = (run.mean()[key] for key in ("fine", "coarse"))
+    wanted = (fine + F.interpolate(coarse, (4, 4), mode="bilinear")) / 2
+    assert torch.allclose(got, wanted, atol=1e-3)
+
+
+def test_self_attention_of_different_grids(toy):
+    """Its columns are places of a grid of its own: as many of another shape are others."""
+    request = record_attention(toy.pair("a cat", "a dog"), attention="self").request
+    run = filled(request, 1, ("whole",), grid=(2, 4))
+    alone = gather(run, {}, (8, 8)).maps
+    for key, grid in (("turned", (4, 2)), ("coarse", (2, 2))):
+        n = grid[0] * grid[1]
+        run.add(key, 0, noise(2, n, n).softmax(dim=-1), grid, grid, None)
+    assert torch.equal(gather(run, {}, (8, 8)).maps, alone)
+
+
 def test_self_attention_in_an_area_and_everywhere(toy):
     request = record_attention(toy.pair("a cat", "a dog"), attention="self").request
     run = filled(request, 1, ("whole",))
@@ -156,8 +207,24 @@ def test_a_conditioning_of_some_steps_only(toy):
     request = record_attention(toy.pair("a cat", "a dog")).request
     content = gather(filled(request, 6, only_steps=(0, 1, 2)), {}, (8, 8))
     assert content.shares == pytest.approx((2 / 3, 1 / 3, 0)) and not content.maps[2].any()
-    with pytest.raises(ValueError, match="got none: another node takes the layers"):
-        gather(MapRun(request, 6), {}, (8, 8))
+
+
+def test_a_run_without_maps_keeps_its_picture(toy, caplog):
+    """The node that shows the maps says why there are none; so does the log."""
+    recorder, latent = record_attention(toy.pair("a cat", "a dog")), noise(2, 4, 8, 8)
+    why = "got none: another node takes the layers.*Set map_resolution"
+    with pytest.raises(ValueError, match=why):
+        gather(MapRun(recorder.request, 6), {}, (8, 8))
+    recorder.finish(MapRun(recorder.request, 6), {}, (8, 8), latent)
+    assert re.search(why, caplog.text)
+    with pytest.raises(ValueError, match=why):
+        recorder.record.take(latent)
+    recorder.finish(filled(recorder.request), {}, (8, 8), latent)  # the next run does
+    assert recorder.record.take(latent).maps.shape == (3, 1, 2, 2, 4, 4)
+    recorder.record.fail("Wanted another one.")
+    recorder.record.clear()
+    with pytest.raises(ValueError, match=EMPTY):
+        recorder.record.take(latent)
 
 
 # ---- masks to look at
