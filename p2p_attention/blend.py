@@ -251,7 +251,7 @@ class BlendRun:
         self.mask = mask.flatten(0, 1)[:, None]
 
     def apply(self, latents: torch.Tensor) -> torch.Tensor:
-        """z[0] + mask (z* - z[0]) for (B R, C, H, W); exactly z[0] outside the mask and z* inside."""
+        """z[0] + mask (z* - z[0]) for (B R, C, [F,] H, W); exactly z[0] outside the mask and z* inside."""
         if self.mask is None:
             return latents
         return torch.lerp(self._sources(latents), latents, self._mask_for(latents).to(latents.dtype))
@@ -281,11 +281,11 @@ class BlendRun:
         self.blend.record.put(BlendMasks(masks), samples)
 
     def _mask_for(self, latents: torch.Tensor) -> torch.Tensor:
-        """The mask at the latents' size, which a sampler may enlarge as it goes."""
+        """(B R, 1, [1,] H, W): alike for all channels and frames, at the latents' size, which a sampler may enlarge."""
         mask = self.mask.to(latents.device)
-        if mask.shape[-2:] == latents.shape[-2:]:
-            return mask
-        return F.interpolate(mask, latents.shape[-2:], mode="nearest-exact")
+        if mask.shape[-2:] != latents.shape[-2:]:
+            mask = F.interpolate(mask, latents.shape[-2:], mode="nearest-exact")
+        return mask.view(len(mask), *[1] * (latents.ndim - 3), *mask.shape[-2:])
 
     def _sources(self, latents: torch.Tensor) -> torch.Tensor:
         return latents[:: self.blend.pair.rows].repeat_interleave(self.blend.pair.rows, dim=0)

@@ -41,15 +41,16 @@ class Proximal:
 
 
 def proximal(guidance: Proximal, cond: torch.Tensor, uncond: torch.Tensor) -> torch.Tensor:
-    """The conditional prediction with which guidance is proximal: (B R, C, H, W); source rows stay as they are."""
+    """The conditional prediction with which guidance is proximal: (B R, C, [F,] H, W); source rows stay as they are."""
     if guidance.quantile == 0.0:
         return cond  # nothing counts as small; soft would still take off the least value
     difference = cond - uncond
     size = difference.abs()
-    threshold = torch.quantile(size.flatten(1).float(), guidance.quantile, dim=1).to(size).view(-1, 1, 1, 1)
+    of_rows = (-1, *[1] * (cond.ndim - 1))
+    threshold = torch.quantile(size.flatten(1).float(), guidance.quantile, dim=1).to(size).view(of_rows)
     if guidance.kind == "hard":
         kept = torch.where(size >= threshold, difference, torch.zeros_like(difference))
     else:
         kept = difference.sign() * (size - threshold).clamp(min=0.0)
     edited = torch.arange(len(cond), device=cond.device) % guidance.pair.rows != 0
-    return torch.where(edited.view(-1, 1, 1, 1), uncond + kept, cond)
+    return torch.where(edited.view(of_rows), uncond + kept, cond)

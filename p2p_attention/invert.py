@@ -38,9 +38,9 @@ class Inversion:
     """A picture's way back to noise. What P2P DDIM Invert puts on the model.
 
     Args:
-        image: (B, C, H, W), the latents as they were given.
-        trajectory: (S + 1, B, C, H, W) in the model's own scale, noise first, picture last.
-        inputs: (S, B, C, H, W), what the model was last evaluated on for the step from i + 1 up to i.
+        image: (B, C, [F,] H, W), the latents as they were given; some models' have frames F.
+        trajectory: (S + 1, B, C, [F,] H, W) in the model's own scale, noise first, picture last.
+        inputs: (S, B, C, [F,] H, W), what the model was last evaluated on for the step from i + 1 up to i.
         sigmas: S + 1 noise levels, falling.
         settings: (steps, scheduler, denoise) that made them.
         source_row: "pin" holds the source row on the trajectory, "pin-aligned" also evaluates it on ``inputs``, "free"
@@ -58,6 +58,11 @@ class Inversion:
         return self  # frozen; the host deep-copies what a model carries whenever a node clones it
 
 
+def constant_variance(sigma: float) -> float:
+    """Where x = (1 - sigma) picture + sigma noise: the flow models'. It is taken not to change on the way."""
+    return 1.0
+
+
 def invert(
     denoise: Callable[[torch.Tensor, float], torch.Tensor],
     image: torch.Tensor,
@@ -66,40 +71,52 @@ def invert(
     progress: Callable[[int, torch.Tensor, torch.Tensor], None],
     variance: Variance = variance_of_diffusion,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Trajectory and inputs of an ``Inversion``, in at most S (1 + refine_iterations) model calls.
+    """Trajectory and inputs of an ``Inversion``.
 
-    The iterations are a budget for the whole way: steps that have converged leave theirs to those that need more.
+    The iterations are each picture's budget for the whole way: steps that have converged leave theirs to those that
+    need more. A picture alone takes at most S (1 + refine_iterations) model calls. What is found for it does not depend
+    on the others of its batch: it waits, as it is, for those that take longer at a step.
 
     Args:
-        denoise: (x (B, C, H, W), sigma) -> the model's denoised latents.
-        image: (B, C, H, W) in the model's scale.
+        denoise: (x (B, C, [F,] H, W), sigma) -> the model's denoised latents.
+        image: (B, C, [F,] H, W) in the model's scale.
         sigmas: S + 1, falling to the picture's noise level.
         refine_iterations: k, per step on average; 0 is plain DDIM inversion.
         progress: called after each model call with the number of the step, denoised latents and x.
-        variance: of x at a noise level.
+        variance: noise level -> how large x is there, for the first guess of each step.
     """
     trajectory, inputs = [image], []
     x, steps = image, len(sigmas) - 1
-    budget = steps * refine_iterations
+    budgets = [steps * refine_iterations] * len(image)
     for step, (low, high) in enumerate(zip(reversed(sigmas[1:]), reversed(sigmas[:-1]), strict=True)):
         kept_for_later = (steps - 1 - step) * ((refine_iterations + 1) // 2)
-        allowed = min(LONGEST * refine_iterations, budget - kept_for_later)
+        allowed = [min(LONGEST * refine_iterations, budget - kept_for_later) for budget in budgets]
         solver = _FixedPoint()
         at = x * (variance(high) / variance(low)) ** 0.5
-        for iteration in range(1 + allowed):
-            evaluated = at
-            denoised = denoise(evaluated, high)
-            mapped = x + (high - low) * (evaluated - denoised) / high
+        evaluated, reached = torch.empty_like(at), torch.empty_like(at)
+        going, iteration = torch.ones(len(image), dtype=torch.bool), 0
+        while True:
+            denoised = denoise(at, high)
+            mapped = x + (high - low) * (at - denoised) / high
             progress(step, denoised, mapped)
-            converged = (mapped - evaluated).norm() <= CONVERGED * mapped.norm()
-            at = mapped if iteration == allowed or converged else solver.next(evaluated, mapped)
-            if converged:
+            for picture in going.nonzero().flatten().tolist():
+                if iteration == allowed[picture] or _converged(at[picture], mapped[picture]):
+                    evaluated[picture], reached[picture] = at[picture], mapped[picture]
+                    budgets[picture] -= iteration
+                    going[picture] = False
+            if not going.any():
                 break
-        budget -= iteration
-        x = at
+            chosen = going.to(at.device).view(-1, *[1] * (at.ndim - 1))
+            at, iteration = torch.where(chosen, solver.next(at, mapped), reached), iteration + 1
+        x = reached
         trajectory.append(x)
         inputs.append(evaluated)
     return torch.stack(trajectory[::-1]), torch.stack(inputs[::-1])
+
+
+def _converged(x: torch.Tensor, mapped: torch.Tensor) -> bool:
+    """Whether f(x) = ``mapped`` is x, of one picture."""
+    return bool((mapped - x).norm() <= CONVERGED * mapped.norm())
 
 
 class _FixedPoint:
@@ -153,11 +170,11 @@ class InversionRun:
 
     @property
     def start(self) -> torch.Tensor:
-        """(B, C, H, W), where the run begins, in the model's scale."""
+        """(B, C, [F,] H, W), where the run begins, in the model's scale."""
         return self._trajectory[0]
 
     def on_trajectory(self, x: torch.Tensor, step: int, sigma: float) -> torch.Tensor:
-        """(B R, C, H, W) with the source rows put back on the trajectory."""
+        """(B R, C, [F,] H, W) with the source rows put back on the trajectory."""
         x = x.clone()
         x[:: self.rows] = self._at(step, sigma).to(x.dtype)
         return x
@@ -178,7 +195,7 @@ class InversionRun:
         return denoised
 
     def result(self, samples: torch.Tensor, process_out: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Samples (B R, C, H, W) whose source rows are exactly the picture, or the point where the run ends."""
+        """Samples (B R, C, [F,] H, W) whose source rows are exactly the picture, or the point where the run ends."""
         ends_clean = self._sigmas[-1] == self._inversion.sigmas[-1]
         source = self._inversion.image if ends_clean else process_out(self._trajectory[-1])
         samples = samples.clone()

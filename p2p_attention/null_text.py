@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from .invert import Variance, variance_of_diffusion
+
 CFG, INNER_STEPS = (1.0, 100.0), (1, 100)  # least and most
 LEARNING_RATE = 1e-2  # falls by a hundredth of itself with every step (the authors' code)
 GOOD_ENOUGH, MORE_EACH_STEP = 1e-5, 2e-5  # squared error at which a step's optimisation ends (the authors' code)
@@ -24,18 +26,20 @@ def optimise_null_text(
     cfg: float,
     inner_steps: int,
     progress: Callable[[int, torch.Tensor, torch.Tensor], None],
+    variance: Variance = variance_of_diffusion,
 ) -> list[torch.Tensor]:
-    """The negative context of each step.
+    """The negative context of each step. A picture's does not depend on the others of its batch.
 
     Args:
-        conditional: (x (B, C, H, W), sigma) -> denoised latents of the source prompt.
+        conditional: (x (B, C, [F,] H, W), sigma) -> denoised latents of the source prompt.
         unconditional: (x, sigma, context (B, L, D)) -> denoised latents, differentiable in the context.
         negative: (B, L, D) to begin with, of the empty prompt in the paper.
-        trajectory: (S + 1, B, C, H, W), see ``Inversion``.
+        trajectory: (S + 1, B, C, [F,] H, W), see ``Inversion``.
         sigmas: S + 1, falling.
         cfg: guidance w of the run to come.
         inner_steps: most optimisation steps per sampling step; the paper takes 10.
         progress: called after each of them with the sampling step, denoised latents and x.
+        variance: noise level -> how large x is there; errors are measured where it is 1, as the paper's are.
 
     Returns:
         S contexts (B, L, D).
@@ -43,7 +47,6 @@ def optimise_null_text(
     contexts = []
     x, context = trajectory[0], negative
     for step, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
-        variance = 1.0 + following**2  # errors are measured in the variance-preserving scale, as the paper's are
         with torch.no_grad():
             wanted = conditional(x, sigma)
 
@@ -53,15 +56,20 @@ def optimise_null_text(
 
         context = context.detach().clone().requires_grad_(True)
         optimiser = torch.optim.Adam([context], lr=LEARNING_RATE * max(1.0 - step / 100.0, 0.0))
+        good = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for _ in range(inner_steps):
             guided, reached = stepped(unconditional(x, sigma, context))
-            errors = (reached - trajectory[step + 1]).square().flatten(1).mean(dim=1) / variance
+            errors = (reached - trajectory[step + 1]).square().flatten(1).mean(dim=1) / variance(following)
             progress(step, guided.detach(), reached.detach())
-            if errors.max() < GOOD_ENOUGH + step * MORE_EACH_STEP:
+            good |= errors.detach() < GOOD_ENOUGH + step * MORE_EACH_STEP
+            if good.all():
                 break
+            left_alone = context.detach().clone()
             optimiser.zero_grad()
             errors.sum().backward()
             optimiser.step()
+            with torch.no_grad():  # Adam's momentum moves on where nothing is left to gain
+                context.copy_(torch.where(good[:, None, None], left_alone, context))
         with torch.no_grad():
             context = context.detach()
             guided, x = stepped(unconditional(x, sigma, context))

@@ -10,8 +10,8 @@ import torch
 class SideBySidePreview:
     """Live previews that show source and edits of the first seed side by side.
 
-    The host's previewer shows row 0, so it is given one wide row. It also keeps the last latents it saw as a result
-    (SamplerCustom's denoised output), so at the end it is given the real ones.
+    The host's previewer shows row 0 of (B R, C, [F,] H, W), so it is given one wide row. It also keeps the last latents
+    it saw as a result (SamplerCustom's denoised output), so at the end it is given the real ones.
     """
 
     def __init__(self, callback: Callable, rows: int):

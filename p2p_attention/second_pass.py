@@ -38,5 +38,5 @@ def count_pictures(batch: int, rows: int) -> int:
 
 
 def noise_for_rows(noise: torch.Tensor, pictures: int, rows: int) -> torch.Tensor:
-    """The noise that the B pictures alone would get, for all of each one's R rows: (B R, C, H, W)."""
+    """The noise that the B pictures alone would get, for all of each one's R rows: (B R, C, [F,] H, W)."""
     return noise[:pictures].repeat_interleave(rows, dim=0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import math
 import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -269,6 +271,15 @@ def test_given_masks_are_brought_to_the_latents_size(swap):
     assert (got[:2] == 1).all() and (got[4:] == 0).all() and got.shape == SIZE
 
 
+def test_what_is_finer_than_a_latent_pixel_counts_by_its_share(swap):
+    """A given mask of lines, every fourth one: a quarter inside, wherever a line falls."""
+    for first in range(4):
+        mask = torch.zeros(1, 48, 48)
+        mask[..., first::4] = 1.0
+        got = given_masks(swap, mask, 1)[0, 0]
+        assert torch.allclose(got[:, 1:-1], torch.tensor(0.25), atol=0.02), first
+
+
 # ---- soft borders
 
 
@@ -282,6 +293,15 @@ def test_a_feather_reaches_as_far_as_it_says(feather, y, x):
     assert 0 <= soft.min() and soft.max() <= 1 and soft.flatten().argmax() == mask.flatten().argmax()
     if feather >= 1:
         assert (soft[distance == 1] > 0).all() and (soft[distance == 1] < 1).all()
+
+
+@pytest.mark.parametrize("feather", [1.0, 2.0, 3.5])
+def test_a_feather_is_a_gaussian_of_half_its_width(feather):
+    soft = _soften(spot(10, 10, (21, 21))[None, None], feather)[0, 0, 10]
+    for distance in range(int(feather) + 1):
+        wanted = math.exp(-0.5 * (distance / (feather / 2)) ** 2)
+        assert float(soft[10 + distance] / soft[10]) == pytest.approx(wanted, rel=1e-4)
+        assert float(soft[10 - distance] / soft[10]) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_feathers_keep_what_is_even():
@@ -316,6 +336,30 @@ def test_apply(toy, dtype):
         wanted = source.double() + 0.5 * (latents[row].double() - source.double())
         assert torch.allclose(blended[row, :, 1, 0].double(), wanted[:, 1, 0], rtol=1e-2)
         assert torch.equal(outside[row, :, 1], latents[row, :, 1]), "a soft border stays as it is"
+
+
+def test_latents_with_frames(toy):
+    """(B R, C, F, H, W): every frame is blended by the mask."""
+    pair = toy.pair("a cat", "a dog", "a lion")
+    run = BlendRun(local_blend(pair, mask=torch.rand(2, 2, 3).round(decimals=1)), (), 2, (2, 3), 4)
+    run.update({}, torch.device("cpu"))
+    for size in ((2, 3), (4, 6)):  # a sampler may enlarge them
+        latents = torch.randn(6, 2, 3, *size)  # as many channels as pictures, as many frames as rows
+        for do in (run.apply, run.outside_from_source):
+            got = do(latents)
+            assert got.shape == latents.shape
+            for frame in range(3):
+                assert torch.equal(got[:, :, frame], do(latents[:, :, frame]))
+    run.finish(latents)
+    assert run.blend.record.take(latents).masks.shape == (2, 2, 2, 3)
+
+
+def test_masks_of_enlarged_latents_keep_their_places(swap):
+    """The pixel whose middle lies in the mask is inside: no shift towards a corner."""
+    run = BlendRun(local_blend(swap, mask=torch.tensor([[1.0, 0.0]]).expand(2, 2)), (), 1, (2, 2), 4)
+    run.update({}, torch.device("cpu"))
+    latents = torch.stack([torch.zeros(1, 3, 3), torch.ones(1, 3, 3)])
+    assert torch.equal(run.apply(latents)[1, 0], torch.tensor([1.0, 0.0, 0.0]).expand(3, 3))
 
 
 @pytest.mark.parametrize(
@@ -398,6 +442,37 @@ def test_a_spread_mask_is_the_whole_thing(swap):
     run.update({}, torch.device("cpu"))
     assert torch.equal(left(run)[0, 0], thing)
     assert torch.equal(mask_of(local_blend(swap, threshold=0.5), [spot(0, 1)], [spot(0, 1)])[0], spot(0, 1))
+
+
+def spread_of(swap, words, together, size=SIZE):
+    """The mask of an edit; ``words``, ``together``: conditioning -> its maps (h, w), its self-attention (Q, K)."""
+    blend = blending.local_blend(swap, threshold=0.5)
+    runs = [MapRun(request, 4) for request in blend.requests]
+    for key, map in words.items():
+        probs = torch.zeros(2, map.numel(), swap.source.length)
+        probs[:, :, 2] = map.flatten()
+        runs[0].add(key, 0, probs, tuple(map.shape), tuple(map.shape), None)
+    for key, (attends, grid) in together.items():
+        runs[1].add(key, 0, attends.repeat(2, 1, 1), grid, grid, None)
+    run = BlendRun(blend, runs, 1, size, 4)
+    run.update({}, torch.device("cpu"))
+    return left(run)[0, 0]
+
+
+def test_what_cannot_be_spread_counts_as_it_is(swap):
+    """Self-attention may be seen for some conditionings only, or for none yet."""
+    everywhere = torch.full((36, 36), 1 / 36.0)
+    words = {"one": spot(0, 1), "two": 9 * spot(4, 4)}
+    assert torch.equal(spread_of(swap, words, {}), spot(4, 4))
+    assert torch.equal(spread_of(swap, words, {"one": (everywhere, SIZE)}), spot(4, 4))
+    assert torch.equal(spread_of(swap, {**words, "one": 99 * spot(0, 1)}, {"two": (everywhere, SIZE)}), spot(0, 1))
+
+
+def test_words_are_spread_on_the_grid_of_self_attention(swap):
+    """A sampler enlarged the latents between the first map of the words and the first of self-attention."""
+    coarse = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    mask = spread_of(swap, {"pair": coarse}, {"pair": (torch.eye(16), (4, 4))}, size=(4, 4))
+    assert torch.equal(mask, F.pad(torch.ones(2, 2), (0, 2, 0, 2)))
 
 
 def test_a_given_mask_alone_asks_for_no_maps(swap):

@@ -412,6 +412,17 @@ def test_an_edit_that_does_nothing_changes_nothing_beside_another(pair, node):
         assert combine([node(pair, NEVER, NEVER), fader], 0, step, 10) == combine([fader], 0, step, 10)
 
 
+def test_an_edit_of_self_attention_alone_injects_so_the_fader_scales_only(pair):
+    """Beside it the shared words keep their own maps: it has been told not to take the source's."""
+    fader = reweight(pair, "dog", 2.0, ALWAYS)
+    assert any(combine([fader], 0, 0, 10).gates)
+    for node in (replace, refine):
+        for chain in ([node(pair, NEVER, SELF), fader], [fader, node(pair, NEVER, SELF)]):
+            state = combine(chain, 0, 0, 10)
+            assert state.self_attention and not any(state.gates)
+            assert state.gains == combine([fader], 0, 0, 10).gains
+
+
 @given(st.lists(st.integers(0, 6), unique=True, min_size=2), st.integers(0, 9), st.randoms(use_true_random=False))
 def test_the_order_of_a_chain_does_not_matter(two_edits, chosen, step, random):
     pool = [

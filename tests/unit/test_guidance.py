@@ -51,6 +51,15 @@ def test_a_quantile_of_zero_changes_nothing(pair, predictions, kind):
     assert torch.equal(proximal(Proximal(pair, 0.0, kind), *predictions), predictions[0])
 
 
+@pytest.mark.parametrize("kind", THRESHOLDS)
+def test_latents_with_frames(pair, predictions, kind):
+    """(B R, C, F, H, W): a row's threshold is that of all its frames."""
+    guidance, five = Proximal(pair, 0.7, kind), (6, 4, 5, 1, 7)
+    for frames in (five, (6, 4, 1, 5, 7), (6, 2, 2, 5, 7)):
+        got = proximal(guidance, *(each.view(frames) for each in predictions))
+        assert torch.equal(got, proximal(guidance, *predictions).view(frames))
+
+
 def test_rows_of_half_precision_stay_so(pair, predictions):
     cond, uncond = (each.half() for each in predictions)
     assert proximal(Proximal(pair, 0.7, "soft"), cond, uncond).dtype == torch.float16

@@ -7,7 +7,16 @@ import copy
 import pytest
 import torch
 
-from p2p_attention.invert import HISTORY, Inversion, InversionRun, _FixedPoint, invert
+from p2p_attention.invert import (
+    HISTORY,
+    LONGEST,
+    Inversion,
+    InversionRun,
+    _FixedPoint,
+    constant_variance,
+    invert,
+    variance_of_diffusion,
+)
 
 SIGMAS = (10.0, 4.0, 1.5, 0.5, 0.0)
 STEPS = len(SIGMAS) - 1
@@ -53,6 +62,18 @@ def test_as_many_unknowns_as_it_remembers_are_found_at_once():
     function, solution = contraction(HISTORY, 0.9)
     x = iterate(function, torch.zeros_like(solution), HISTORY + 2, accelerated=True)
     assert (x - solution).norm() < 1e-6 * solution.norm()
+
+
+def test_small_parts_of_an_error_are_found_as_well():
+    """Four unknowns whose errors differ ten-thousandfold: as many mixtures tell them apart."""
+    factors = torch.tensor([0.9, 0.5, -0.4, -0.8], dtype=torch.float64)
+    sizes = torch.tensor([1.0, 1e-1, 1e-2, 1e-4], dtype=torch.float64)
+
+    def function(x):
+        return factors * x + (1 - factors) * sizes
+
+    x = iterate(function, torch.zeros(1, 4, dtype=torch.float64), HISTORY + 2, accelerated=True)
+    assert ((x - sizes).abs() < 1e-3 * sizes).all()
 
 
 def test_even_an_expanding_map_of_few_unknowns_is_solved():
@@ -167,6 +188,93 @@ def test_converged_steps_stop_and_leave_their_share():
     assert max(map(calls.count, SIGMAS[:-1])) > 6, "another step took more than its average"
 
 
+def tolerant(x, sigma, hard):
+    """A model without a fixed point to be found at ``hard`` noise levels, and found at once at the others."""
+    return x - sigma * (torch.sin(1e3 * x) if hard(sigma) else torch.ones_like(x))
+
+
+def count_calls(sigmas, k, hard):
+    calls = []
+
+    def denoise(x, sigma):
+        calls.append(sigma)
+        return tolerant(x, sigma, hard)
+
+    invert(denoise, picture(), sigmas, k, silent)
+    return [calls.count(sigma) for sigma in reversed(sigmas[:-1])]
+
+
+LEVELS = tuple(2.0 ** (5 - i) for i in range(12)) + (0.0,)
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_steps_that_do_not_converge_leave_half_to_those_that_come_later(k):
+    calls = count_calls(LEVELS, k, hard=lambda sigma: True)
+    assert min(calls) >= 1 + (k + 1) // 2
+    assert sum(calls) == 12 * (1 + k) and max(calls) > 1 + k, "and take what they may"
+
+
+def test_no_step_takes_more_than_its_limit():
+    """However much the others have left."""
+    calls = count_calls(LEVELS, 2, hard=lambda sigma: sigma == LEVELS[0])
+    assert calls == [2] * 11 + [1 + LONGEST * 2]
+    assert count_calls(LEVELS, 4, hard=lambda sigma: sigma == LEVELS[2])[-3] == 1 + LONGEST * 4
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_a_picture_does_not_depend_on_its_neighbours(k):
+    """Some converge at once, some never, each at levels of its own: budget and end are the picture's."""
+    images = picture(4)
+    hard = (
+        lambda sigma: False,
+        lambda sigma: sigma < 1,
+        lambda sigma: sigma > 1,
+        lambda sigma: True,
+    )
+
+    def denoise(mine):
+        def of_each(x, sigma):
+            return torch.cat([tolerant(row, sigma, hard[i]) for i, row in zip(mine, x.split(1), strict=True)])
+
+        return of_each
+
+    together = invert(denoise(range(4)), images, LEVELS, k, silent)
+    for order in ([0], [1], [2], [3], [3, 1], [2, 0, 1]):
+        alone = invert(denoise(order), images[order], LEVELS, k, silent)
+        for both, mine in zip(together, alone, strict=True):
+            assert torch.equal(both[:, order], mine), order
+
+
+def test_latents_with_frames():
+    """(B, C, F, H, W), as a picture of as many rows."""
+    image = torch.randn(2, 4, 3, 5, 6)
+    flat = invert(Denoiser(), image.flatten(2, 3), SIGMAS, 2, silent)
+    frames = invert(Denoiser(), image, SIGMAS, 2, silent)
+    for wanted, got in zip(flat, frames, strict=True):
+        assert torch.equal(got.flatten(3, 4), wanted)
+    each = run(Inversion(image, *frames, SIGMAS, (4, "normal", 1.0), "pin-aligned"))
+    x = torch.randn(6, 4, 3, 5, 6)
+    assert torch.equal(each.on_trajectory(x, 1, SIGMAS[1])[::3], frames[0][1])
+    assert torch.equal(each.aligned(x, 1, SIGMAS[1])[::3], frames[1][1])
+    assert torch.equal(each.result(each.denoised(x, 3), lambda y: y)[::3], image)
+
+
+@pytest.mark.parametrize("variance", [variance_of_diffusion, constant_variance])
+def test_the_first_guess_is_as_large_as_x_is_at_the_next_level(variance):
+    denoise, image = Denoiser(), picture()
+    invert(denoise, image, (3.0, 0.0), 0, silent, variance)
+    (guess,) = denoise.inputs
+    torch.testing.assert_close(guess, image * {variance_of_diffusion: 10**0.5, constant_variance: 1.0}[variance])
+
+
+def test_that_of_diffusion_is_the_default():
+    image = picture()
+    wanted = invert(Denoiser(), image, SIGMAS, 2, silent, variance_of_diffusion)
+    assert all(map(torch.equal, invert(Denoiser(), image, SIGMAS, 2, silent), wanted))
+    other = invert(Denoiser(), image, SIGMAS, 2, silent, constant_variance)
+    assert not torch.equal(other[1], wanted[1])
+
+
 def test_progress_is_called_after_each_model_call():
     told, denoise = [], Denoiser(3.0)
 
@@ -275,6 +383,17 @@ def test_a_part_of_the_schedule(first, last):
 
 def test_levels_computed_anew_are_the_same():
     run(inversion(), [sigma * (1 + 3e-5) for sigma in SIGMAS])
+
+
+@pytest.mark.parametrize("off", [1 + 2e-3, 1 - 2e-3])
+def test_levels_nearby_are_others(off):
+    """Schedules with one step more or less, or of another kind, may come as near as that."""
+    with pytest.raises(ValueError, match="Wanted the noise levels"):
+        run(inversion(), [sigma * off for sigma in SIGMAS])
+    x, found = torch.randn(3, 4, 5, 6), inversion("pin-aligned")
+    assert torch.equal(run(found).aligned(x, 2, SIGMAS[2] * off), x)
+    if off < 1:
+        assert not torch.equal(run(found).on_trajectory(x, 2, SIGMAS[2] * off)[:1], found.trajectory[2])
 
 
 @pytest.mark.parametrize(

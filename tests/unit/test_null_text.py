@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from p2p_attention.invert import constant_variance, variance_of_diffusion
 from p2p_attention.null_text import GOOD_ENOUGH, LEARNING_RATE, MORE_EACH_STEP, optimise_null_text
 
 SIGMAS = (8.0, 3.0, 1.0, 0.0)
@@ -21,7 +22,7 @@ class Denoiser:
     def __call__(self, x, sigma, context):
         assert context.ndim == 3 and len(context) in (1, len(x))
         self.calls.append((sigma, torch.is_grad_enabled() and context.requires_grad))
-        return x - sigma * context.mean(dim=1)[:, :, None, None]
+        return x - sigma * context.mean(dim=1).view(-1, 4, *[1] * (x.ndim - 2))
 
 
 def problem(batch=1, far=0.3):
@@ -35,7 +36,9 @@ def problem(batch=1, far=0.3):
     return positive, negative, torch.stack(x)
 
 
-def optimise(positive, negative, trajectory, inner_steps=10, denoise=None, progress=lambda *_: None, cfg=CFG):
+def optimise(
+    positive, negative, trajectory, inner_steps=10, denoise=None, progress=lambda *_: None, cfg=CFG, **options
+):
     with torch.enable_grad():
         denoise = denoise or Denoiser()
         return optimise_null_text(
@@ -47,6 +50,7 @@ def optimise(positive, negative, trajectory, inner_steps=10, denoise=None, progr
             cfg,
             inner_steps,
             progress,
+            **options,
         )
 
 
@@ -135,6 +139,42 @@ def test_two_pictures_are_optimised_apart():
         for context, single in zip(both, alone, strict=True):
             assert context.shape == (2, 1, 4)
             torch.testing.assert_close(context[mine], single)
+
+
+@pytest.mark.parametrize("inner_steps", [3, 30])
+def test_a_picture_that_is_good_waits_as_it_is_for_its_neighbours(inner_steps):
+    """Also while Adam has momentum to go on with: to the bit what it gets alone."""
+    positive, negative, trajectory = problem(batch=3)
+    negative[0] = positive[0].mean(dim=0, keepdim=True)  # good from the beginning
+    negative[1] = positive[1].mean(dim=0, keepdim=True) + 2e-3  # after some steps
+    batch = optimise(positive, negative, trajectory, inner_steps)
+    for image in range(3):
+        mine = slice(image, image + 1)
+        alone = optimise(positive[mine], negative[mine], trajectory[:, mine], inner_steps)
+        for context, single in zip(batch, alone, strict=True):
+            assert torch.equal(context[mine], single), image
+
+
+def test_latents_with_frames():
+    """(B, C, F, H, W), as a picture of as many rows."""
+    positive, negative, trajectory = problem(batch=2)
+    flat = optimise(positive, negative, trajectory, inner_steps=3)
+    frames = optimise(positive, negative, trajectory.unflatten(3, (3, 1)), inner_steps=3)
+    for wanted, got in zip(flat, frames, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_errors_are_measured_where_x_is_of_variance_one():
+    """The flow models' levels leave x as large as it is, so the same error counts for more at a high level."""
+    positive, _, trajectory = problem()
+    negative = positive.mean(dim=1, keepdim=True)
+    trajectory = trajectory.clone()
+    trajectory[1] += 2 * GOOD_ENOUGH**0.5  # at sigma 3: too far for a flow model, near enough where variance is 10
+    first = {}
+    for variance in (variance_of_diffusion, constant_variance):
+        contexts = optimise(positive, negative, trajectory, inner_steps=1, variance=variance)
+        first[variance] = torch.equal(contexts[0], negative)
+    assert first == {variance_of_diffusion: True, constant_variance: False}
 
 
 def test_only_the_inner_steps_build_graphs():

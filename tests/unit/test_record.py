@@ -80,6 +80,15 @@ def test_every_row_has_to_be_that_of_the_run(rows):
                 record.take(other)
 
 
+def test_latents_with_frames_are_a_key():
+    record, latent = Record(), noise(2, 4, 3, 8, 8)
+    record.put("content", latent)
+    assert record.take(latent.half()) == "content"
+    for other in (latent[:, :, :1], latent.flatten(2, 3), latent.flip(2)):
+        with pytest.raises(ValueError, match=OTHER):
+            record.take(other)
+
+
 def test_a_run_that_went_wrong_is_itself():
     record, broken = Record(), noise(2, 4, 8, 8)
     broken[1] = float("nan")

@@ -22,4 +22,5 @@ def test_parts_of_pictures_are_refused(batch, rows):
 def test_the_rows_of_a_picture_share_the_noise_that_a_batch_of_the_pictures_gets():
     noise = torch.arange(6.0).view(6, 1, 1, 1)
     assert noise_for_rows(noise, 2, 3).flatten().tolist() == [0, 0, 0, 1, 1, 1]
+    assert noise_for_rows(noise[..., None], 2, 3).shape == (6, 1, 1, 1, 1), "frames, too"
     assert noise_for_rows(noise, 6, 1).flatten().tolist() == [0, 1, 2, 3, 4, 5]
