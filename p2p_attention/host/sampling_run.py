@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..guidance import Proximal
 from ..invert import Inversion
 from ..maps import MapRun
 from ..noise import SharedNoise
+from ..noise_check import OWN_NOISE, NoiseCheck
 from ..preview import SideBySidePreview
 from ..record import Recorder
 from ..run import EditRun
@@ -78,12 +80,13 @@ def sampling_run(
     taps = MapTaps(run, maps.values(), family, patcher, size)
     blend_runs = [BlendRun(work, maps[work], seeds, size, run.steps) for work in blends]
     rows_of_calls = RowsOfCalls(pairs, seeds, rows)
+    if rows > 1:  # before the others, so that its check sees what the sampler sees
+        check = NoiseCheck(rows) if denoise_mask is None else None  # a mask puts other noise into a part of the picture
+        _share_noise(SharedNoise(seeds, rows), check, guider.model_options)
     take_part(run, rows_of_calls, taps, blend_runs, guidances, inversion, guider.model_options)
     family.install(patcher, guider.model_options, AttentionCalls(run, taps))
 
     _look_at_the_loaded_model(family, guider.model_options)
-    if rows > 1:
-        _share_noise(seeds, rows, guider.model_options)
     if inversion is not None:
         latent_image = inversions[0].image.to(latent_image)
         noise = noise_to_start(inversion.start, latent_image, sigmas, sampler, patcher)
@@ -131,9 +134,11 @@ def _look_at_the_loaded_model(family: Family, model_options: dict) -> None:
     add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, around_sampler, model_options, is_model_options=True)
 
 
-def _share_noise(seeds: int, rows: int, model_options: dict) -> None:
-    """All rows of a seed get the noise that the stock run would draw for it, whichever sampler draws it, and how."""
-    shared = SharedNoise(seeds, rows)
+def _share_noise(shared: SharedNoise, check: NoiseCheck | None, model_options: dict) -> None:
+    """All rows of a seed get the noise that the stock run would draw for it, whichever sampler draws it, and how.
+
+    What escapes is told in the log.
+    """
 
     def around_sampler(executor, *args, **kwargs):
         with shared:
@@ -143,8 +148,19 @@ def _share_noise(seeds: int, rows: int, model_options: dict) -> None:
         with shared.paused():
             return executor(*args, **kwargs)
 
-    for place, wrapper in (
+    wrappers: list[tuple[str, Callable]] = [
         (WrappersMP.SAMPLER_SAMPLE, around_sampler),
         (WrappersMP.CALC_COND_BATCH, around_model_call),
-    ):
+    ]
+    if check is not None:
+
+        def around_prediction(executor, x, *args, **kwargs):
+            if check.own_noise(x):
+                logging.warning(f"Prompt-to-Prompt: {OWN_NOISE}")
+            denoised = executor(x, *args, **kwargs)
+            check.answered(denoised)
+            return denoised
+
+        wrappers.append((WrappersMP.PREDICT_NOISE, around_prediction))
+    for place, wrapper in wrappers:
         add_wrapper_with_key(place, KEY, wrapper, model_options, is_model_options=True)
