@@ -316,7 +316,8 @@ Largest differences, in parts of the picture's standard deviation:
 * *before the end*: the same, before the result is composited once more
 
 Below {rounding:.0e} a difference is rounding. What is more, fails or is refused is explained under its table. A
-sampler that is not listed here shares its noise as well, as long as it draws it with PyTorch.
+sampler that is not listed here shares its noise as well, as long as it draws it with PyTorch for the whole batch. Where
+it does not, the log says so after the first steps.
 """
 COLUMNS = ("source, same batch", "source, alone", "same prompt", "outside the blend", "before the end")
 # Comparisons in which the same numbers go the same way, so that not even rounding may differ; as columns.
