@@ -21,9 +21,9 @@ HOST_MODULES = {
 }
 # From the bottom up. What stands in one row knows nothing of its neighbours.
 ALGEBRA = [
-    {"prompt", "checks", "noise", "preview", "null_text"},
+    {"prompt", "checks", "noise", "noise_check", "preview", "rows"},
     {"align", "call_rows", "attention", "invert", "second_pass", "guidance"},
-    {"edit", "comparison"},
+    {"edit", "comparison", "null_text"},
     {"maps", "run"},
     {"record", "conditionings", "sheet"},
     {"blend", "show"},
