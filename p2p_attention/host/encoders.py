@@ -26,7 +26,7 @@ from ..characters import SPACE, WILDCARD, cover, decode, group, piece_bytes
 from ..prompt import Prompt, Word, quoted
 
 LARGEST_WEIGHT = 1e4  # of a word; beyond, half precision overflows
-LONGEST_TEXT = 100_000  # characters
+LONGEST_TEXT = 60_000  # characters
 SHADOW = 0xF0000  # Unicode's private characters
 
 _WEIGHT = re.compile(r":([^():]*)(?=\))")
@@ -176,6 +176,8 @@ def _tokenizer(clip: Any, stream: str) -> Any:
 
 def _tokenize(clip: Any, text: str) -> dict[str, list[list[Token]]]:
     """By stream the chunks of tokens that the encoder gets."""
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"Wanted a prompt of at most {LONGEST_TEXT} characters, got {len(text)}. Shorten it.")
     try:
         text.encode()  # not all of the host's tokenizers say what is wrong with half characters
         chunks = clip.tokenize(text, return_word_ids=True)
@@ -251,8 +253,6 @@ def _told(text: str, weights: bool) -> tuple[str, list[int]]:
 
     The host's own parser takes the weights off a shadow of the text, each of whose characters is another one.
     """
-    if len(text) > LONGEST_TEXT:
-        raise ValueError(f"Wanted a prompt of at most {LONGEST_TEXT} characters, got {len(text)}. Shorten it.")
     shadow, i = "", 0
     while i < len(text):
         number = _WEIGHT.match(text, i) if weights else None
