@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from .prompt import WORD_END, byte_of_letter
+from .prompt import WORD_END, _byte_of_letter
 
 WILDCARD = "\U0010ffff"  # stands for a token of unknown text, in a text put together from tokens
 SPACE = "▁"  # of sentencepiece's vocabularies
@@ -117,7 +117,7 @@ def piece_bytes(letters: str, sentencepiece: bool) -> bytes:
         if byte := _BYTE.fullmatch(letters):
             return bytes([int(byte[1], 16)])
         return letters.replace(SPACE, " ").encode()
-    alphabet = byte_of_letter()
+    alphabet = _byte_of_letter()
     letters = letters.removesuffix(WORD_END)
     if all(letter in alphabet for letter in letters):
         return bytes(alphabet[letter] for letter in letters)

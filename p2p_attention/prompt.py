@@ -223,7 +223,7 @@ def build_prompt(text: str, chunks: Iterable[Sequence[Piece]]) -> Prompt:
 
 
 @lru_cache(maxsize=1)
-def byte_of_letter() -> dict[str, int]:
+def _byte_of_letter() -> dict[str, int]:
     """The byte-level BPE alphabet: printable Latin-1 stands for itself, the other bytes for letters from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -232,7 +232,7 @@ def byte_of_letter() -> dict[str, int]:
 
 def _readable(letters: str) -> str:
     """What a person typed, from the vocabulary's letters (``cafÃ©`` -> ``café``)."""
-    alphabet = byte_of_letter()
+    alphabet = _byte_of_letter()
     if any(letter not in alphabet for letter in letters):
         return letters
     return bytes(alphabet[letter] for letter in letters).decode("utf-8", errors="replace")

@@ -79,6 +79,11 @@ ENCODERS = {
 }
 
 
+def reads(clip: Any) -> bool:
+    """Whether ``read_prompt`` knows this text encoder (the host's CLIP)."""
+    return type(clip.tokenizer).__name__ in ENCODERS
+
+
 def read_prompt(clip: Any, text: str) -> Prompt:
     """A text as the text encoder of a newer model reads it.
 
