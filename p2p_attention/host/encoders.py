@@ -10,11 +10,10 @@ Nothing about an encoder is known here but its tokenizer's name. For the rest th
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import numbers
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -24,16 +23,13 @@ from comfy import sd1_clip
 
 from ..characters import SPACE, WILDCARD, cover, decode, group, piece_bytes
 from ..prompt import Prompt, Word, quoted
+from .token_rows import Place, ReadRows, Rows, Token, numbers_in, token_rows, tokenizer_of
 
 LARGEST_WEIGHT = 1e4  # of a word; beyond, half precision overflows
 LONGEST_TEXT = 60_000  # characters
 SHADOW = 0xF0000  # Unicode's private characters
 
 _WEIGHT = re.compile(r":([^():]*)(?=\))")
-
-Token = tuple[int | torch.Tensor, float, int]  # id (a vector where an embedding stands), weight, 0 unless it is said
-Place = tuple[str, int]  # where a token is: its stream, and its number there over all chunks
-Rows = list[tuple[Place, ...]]  # the tokens that stand in each row of the conditioning; none in one of zeros
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Encoder:
     """
 
     name: str
-    rows: Callable[[torch.Tensor, dict[str, Any], dict[str, int]], list[set[int]]] | None = None
+    rows: ReadRows | None = None
 
 
 def _adapter_rows(_: torch.Tensor, extra: dict[str, Any], first: dict[str, int]) -> list[set[int]]:
@@ -54,8 +50,8 @@ def _adapter_rows(_: torch.Tensor, extra: dict[str, Any], first: dict[str, int])
 
 def _hidream_rows(context: torch.Tensor, extra: dict[str, Any], _: dict[str, int]) -> list[set[int]]:
     """HiDream's model attends to T5's rows, then to the last layer of Llama, then to the layer that is the block's."""
-    llama = _numbers_in(extra["conditioning_llama3"][:, -1])
-    return _numbers_in(context) + llama + llama
+    llama = numbers_in(extra["conditioning_llama3"][:, -1])
+    return numbers_in(context) + llama + llama
 
 
 # By the tokenizer's class in the host. Streams: l, g (CLIP), t5xxl, ...; each has its tokenizer and its encoder there.
@@ -107,7 +103,7 @@ def read_prompt(clip: Any, text: str) -> Prompt:
     chunks = _tokenize(clip, text)
     manners = _manners(clip)
     told, origin = _told(text, any(manner.weights for manner in manners.values()))
-    rows = _rows(clip, encoder, chunks)
+    rows = token_rows(clip, encoder.rows, chunks)
     streams = [stream for stream in chunks if any(place[0] == stream for row in rows for place in row)]
     said = {stream: _said(chunks[stream]) for stream in streams}
     pieces = {stream: _pieces(clip, stream, said[stream]) for stream in streams}
@@ -116,7 +112,7 @@ def read_prompt(clip: Any, text: str) -> Prompt:
     roles: dict[Place, str | int] = {}
     for stream, owners in zip(streams, grouping.owners, strict=True):
         mine = ["starts"] * covers[stream].before + list(owners) + ["ends"] * covers[stream].after
-        roles |= _roles(_tokenizer(clip, stream), stream, chunks[stream], mine)
+        roles |= _roles(tokenizer_of(clip, stream), stream, chunks[stream], mine)
     return _prompt(
         text,
         rows,
@@ -174,11 +170,6 @@ def _encoder(clip: Any) -> Encoder:
     )
 
 
-def _tokenizer(clip: Any, stream: str) -> Any:
-    """The host's tokenizer of one stream."""
-    return getattr(clip.tokenizer, stream, None) or getattr(clip.tokenizer, f"clip_{stream}")
-
-
 def _tokenize(clip: Any, text: str) -> dict[str, list[list[Token]]]:
     """By stream the chunks of tokens that the encoder gets."""
     if len(text) > LONGEST_TEXT:
@@ -230,8 +221,8 @@ def _manners(clip: Any) -> dict[str, _Manner]:
 
 def _pieces(clip: Any, stream: str, tokens: Sequence[Token]) -> list[bytes]:
     """The tokens' own texts; of an embedding's vectors the first stands for all."""
-    vocabulary = _tokenizer(clip, stream).inv_vocab
-    sentencepiece = _is_sentencepiece(_tokenizer(clip, stream))
+    vocabulary = tokenizer_of(clip, stream).inv_vocab
+    sentencepiece = _is_sentencepiece(tokenizer_of(clip, stream))
     pieces = []
     embedding = None
     for token, _, part in tokens:
@@ -283,78 +274,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-# --------------------------------------------------------------------------------------------- asking the text encoder
-
-
-def _rows(clip: Any, encoder: Encoder, chunks: dict[str, list[list[Token]]]) -> Rows:
-    """The tokens that stand in each row of the conditioning, as the host's own encoder puts them there."""
-    first, places = {}, [("", 0)]  # numbers count from 1: rows that no token made are zeros
-    for stream, each in chunks.items():
-        first[stream] = len(places)
-        places += [(stream, i) for i in range(sum(map(len, each)))]
-    twin = _twin(clip, first)
-    pairs = {stream: [[(token, 1.0) for token, *_ in chunk] for chunk in each] for stream, each in chunks.items()}
-    context, _, *extra = twin.encode_token_weights(pairs)
-    extra = extra[0] if extra else {}
-    numbered = encoder.rows(context, extra, first) if encoder.rows else _numbers_in(context)
-    return [tuple(places[number] for number in sorted(row)) for row in numbered]
-
-
-def _numbers_in(context: torch.Tensor) -> list[set[int]]:
-    """The numbers in each row of what a twin gave, (1, rows, channels): several where encoders share the channels."""
-    rows = context[0]
-    mixed = rows[(rows != rows[:, :1]).any(dim=1)]
-    starts = [0, *((mixed[:, 1:] != mixed[:, :-1]).any(dim=0).nonzero().flatten() + 1).tolist()]
-    return [{int(number) for number in row if number} for row in rows[:, starts].tolist()]
-
-
-def _twin(clip: Any, first: dict[str, int]) -> torch.nn.Module:
-    """The text encoder, with parts that give numbers (from ``first`` of their stream on) in place of rows."""
-    twin = _copy(clip.cond_stage_model)
-    for stream, number in first.items():
-        for name in (stream, f"clip_{stream}"):
-            if (part := twin._modules.get(name)) is not None:
-                width = _tokenizer(clip, stream).embedding_size
-                twin._modules[name] = _numbering(part, number, width)
-    return twin
-
-
-def _copy(module: torch.nn.Module) -> torch.nn.Module:
-    """Another module of the same parts, which can be exchanged."""
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    return twin
-
-
-def _numbering(part: torch.nn.Module, first: int, width: int) -> torch.nn.Module:
-    """One of the host's text models, whose row for a token is the token's number on all channels.
-
-    As in the host a vector of another width than the model's is left out, and the chunk filled up at its end.
-    """
-    twin = _copy(part)
-    vector_size = part.transformer.get_input_embeddings().embedding_dim
-
-    def encode(chunks: Sequence[Sequence[int | torch.Tensor]]) -> tuple:
-        numbers_of = torch.zeros(len(chunks), max(map(len, chunks)))
-        number = first
-        for row, chunk in zip(numbers_of, chunks, strict=True):
-            kept = [number + i for i, token in enumerate(chunk) if _fits(token, vector_size)]
-            row[: len(kept)] = torch.tensor(kept)
-            number += len(chunk)
-        rows = numbers_of[..., None]
-        mask = {"attention_mask": torch.ones(numbers_of.shape, dtype=torch.long)}
-        layers = len(part.layer) if isinstance(part.layer, list) else 2 if part.layer == "all" else 0
-        rows = rows[:, None].expand(-1, layers, -1, -1) if layers else rows.expand(-1, -1, width)
-        return (rows, torch.zeros(len(chunks), width), *([mask] if part.return_attention_masks else []))
-
-    twin.encode = encode
-    return twin
-
-
-def _fits(token: int | torch.Tensor, vector_size: int) -> bool:
-    return isinstance(token, numbers.Integral) or token.shape[-1] == vector_size
 
 
 # -------------------------------------------------------------------------------------------------------------- tokens

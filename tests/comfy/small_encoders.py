@@ -68,9 +68,13 @@ ENCODERS = {
 
 
 def available() -> list[str]:
-    """The encoders that this host has, and can load: an older one cannot read Mistral's file with transformers 5."""
+    """The encoders that this host has, and can read text for.
+
+    With transformers 5 older hosts cannot read Mistral's vocabulary, and lose the spaces between Llama's tokens.
+    """
     names = [name for name, kind in ENCODERS.items() if _host_class(kind.module, kind.tokenizer)]
-    return [name for name in names if name != "flux2" or _host_class("bpe_tokenizer", "BPETokenizer")]
+    own_tokenizers = _host_class("bpe_tokenizer", "BPETokenizer")
+    return [name for name in names if own_tokenizers or name not in ("flux2", "hidream")]
 
 
 def _host_class(module: str, name: str) -> Any:
