@@ -22,13 +22,15 @@ HOST_MODULES = {
 # From the bottom up. What stands in one row knows nothing of its neighbours.
 ALGEBRA = [
     {"prompt", "checks", "noise", "noise_check", "preview", "rows"},
-    {"align", "call_rows", "attention", "invert", "second_pass", "guidance"},
+    {"align", "characters", "call_rows", "attention", "invert", "second_pass", "guidance"},
     {"edit", "comparison", "null_text"},
     {"maps", "run"},
     {"record", "conditionings", "sheet"},
     {"blend", "show"},
 ]
 HOST = [
+    {"token_rows"},
+    {"encoders"},
     {"families.family", "map_taps", "attention_calls"},  # they name one another's types, and import none at run time
     {"families.unet"},
     {"families"},
