@@ -400,7 +400,7 @@ def test_levels_nearby_are_others(off):
     "sigmas", [(10.0, 4.0, 1.5, 0.0), (10.0, 4.0, 1.6, 0.5, 0.0), (20.0, *SIGMAS), (10.0, 4.0, 0.0), (3.0, 1.0, 0.0)]
 )
 def test_other_levels_are_refused(sigmas):
-    with pytest.raises(ValueError, match="4 steps from sigma 10 to 0, got .*steps 4, scheduler normal, denoise 1,"):
+    with pytest.raises(ValueError, match="4 steps from sigma 10, 4 to 0, got .*steps 4, scheduler normal, denoise 1,"):
         run(inversion(), sigmas)
 
 
