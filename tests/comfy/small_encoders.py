@@ -50,7 +50,10 @@ ENCODERS = {
     "wan": Kind("wan", "WanT5Model", "WanT5Tokenizer", {"umt5xxl": T5}, lambda: {"spiece_model": umt5_pieces()}),
     "auraflow": Kind("aura_t5", "AuraT5Model", "AuraT5Tokenizer", {"pile_t5xl": T5}),
     "sd3": Kind("sd3_clip", "SD3ClipModel", "SD3Tokenizer", {**_clips(), "t5xxl": {**T5, "d_model": 4096}}),
-    "hidream": Kind("hidream", "HiDreamTEModel", "HiDreamTokenizer", {**_clips(), "t5xxl": T5, "llama": _llama()}),
+    "hidream": Kind(
+        "hidream", "HiDreamTEModel", "HiDreamTokenizer",
+        {**_clips(), "t5xxl": T5, "llama": _llama(vocab_size=128320)},
+    ),
     "lumina2": Kind(
         "lumina2", "LuminaModel", "LuminaTokenizer", {"gemma2_2b": _llama()},
         lambda: {"spiece_model": gemma_pieces()}, causal=True,
@@ -116,6 +119,9 @@ def _randomise(model: torch.nn.Module) -> None:
             tables[name] = module
             setattr(parent, name.rpartition(".")[2], torch.nn.Identity())
     small_models.randomise(model, seed=2)
+    for name, module in model.named_modules():
+        if name.endswith("SelfAttention.o"):  # T5's attention is not scaled: a row is to be mostly its own token's
+            module.weight.data *= 0.05
     for name, table in tables.items():
         rows, width = table.weight.shape
         line = torch.randn(rows + width, generator=torch.Generator().manual_seed(3)) * 0.1
