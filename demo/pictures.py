@@ -1,13 +1,15 @@
 """Pictures that the demo model did not make, with captions of its grammar."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
 
 from .scenes import caption, render, sample_scene
-from .still_life import PICTURE
 
 PICTURES = ("scene", "still life")
+PHOTOGRAPH = Path(__file__).parent / "still_life.png"
 LAST_SEED = 2**31 - 1
 FIRST_SEED = 4_000_000  # training took the seeds from 0 on
 STILL_LIFE = "a ball in orange and a ball in yellow on the sand"  # the nearest that the demo model's words come to it
@@ -29,7 +31,7 @@ def demo_picture(kind, seed):
             f"{seed}. Set them so."
         )
     if kind == "still life":
-        picture, text = np.asarray(Image.open(PICTURE).convert("RGB")), STILL_LIFE
+        picture, text = np.asarray(Image.open(PHOTOGRAPH).convert("RGB")), STILL_LIFE
     else:
         scene = sample_scene(FIRST_SEED + seed)
         picture, text = render(scene), caption(scene.description)

@@ -19,13 +19,13 @@ import urllib.error
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[1:1] = [str(ROOT / "demo")]
-from archive import ReleaseError, changes, open_points, pack, shipped, sizes, version  # noqa: E402
-from comfy_server import PACK, ComfyServer, ServerError  # noqa: E402
-from PIL import Image, ImageChops  # noqa: E402
-from workflow_api import prompt_pair, to_api  # noqa: E402
+from PIL import Image, ImageChops
 
+from release.archive import ReleaseError, changes, open_points, pack, shipped, sizes, version
+from tools.comfy_server import PACK, ComfyServer, ServerError
+from tools.workflow_api import api_form, names, prompt_pair, uses_demo_model
+
+ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / ".host" / "release"
 BLANK = 8  # grey levels: a picture that varies less shows nothing
 FEW_STEPS = 6
@@ -70,9 +70,9 @@ def try_out(archive, every):
         if str(unpacked) not in server.said():
             raise ReleaseError(f"wanted ComfyUI to load {unpacked}, got:\n{server.said()}")
         missing = [*nodes(server), *pages(server), *templates(server), *translations(server)]
-        for name in sorted(path.stem for path in (ROOT / "workflows").glob("*.json")) if every else ["word_swap"]:
+        for name in names() if every else ["word_swap"]:
             try:
-                run(server, unpacked / "workflows" / f"{name}.json", steps=None if every else FEW_STEPS)
+                run(server, name, steps=None if every else FEW_STEPS)
             except (ReleaseError, ServerError, ValueError, OSError) as error:
                 missing.append(f"a template that runs: {name}: {error}")
         said = server.said()
@@ -134,11 +134,11 @@ def served(server, path):
     return body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
-def run(server, path, steps=None):
+def run(server, name, steps=None):
     """Run a saved workflow; every picture must show something, and the edits something else than the source."""
-    prompt = to_api(json.loads(path.read_text(encoding="utf-8")), server.get("/object_info"))
-    if not any(node["class_type"] == "P2PLoadDemoModel" for node in prompt.values()):
-        print(f"read {path.stem}: it needs a checkpoint to run")
+    prompt = api_form(name)
+    if not uses_demo_model(prompt):
+        print(f"passed over {name}: it needs a checkpoint to run")
         return
     for node in prompt.values():
         if steps and "steps" in node["inputs"]:
@@ -157,7 +157,7 @@ def run(server, path, steps=None):
         source = saved[place - place % (1 + edits)]
         if place % (1 + edits) and not ImageChops.difference(source, image).getbbox():
             raise ReleaseError(f"wanted an edit, got the source once more (picture {place})")
-    print(f"ran {path.stem}: {sum(map(len, made.values()))} pictures")
+    print(f"ran {name}: {sum(map(len, made.values()))} pictures")
 
 
 def picture(server, image):

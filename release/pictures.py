@@ -5,13 +5,12 @@ the source and three edits with their prompts, changed words in colour.
 """
 
 import io
-import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "demo"))
-from comfy_server import ComfyServer  # noqa: E402
-from gallery import CHANGED, FAINT, INK, PAPER, kept_words  # noqa: E402
-from PIL import Image, ImageDraw, ImageFont  # noqa: E402
+from PIL import Image, ImageDraw, ImageFont
+
+from tools.comfy_server import ComfyServer
+from tools.contact_sheet import CHANGED, FAINT, INK, PAPER, kept_words
 
 FOLDER = Path(__file__).parent
 SOURCE = "a house in red and a tree in green on the grass"

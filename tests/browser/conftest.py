@@ -1,15 +1,9 @@
-"""One server and one page for all tests here, and the helper modules, importable by name."""
-
-import sys
-from pathlib import Path
+"""One server and one page for all tests here."""
 
 import pytest
 
-# Last on the path, so that nothing here can hide a module of ComfyUI's.
-sys.path += [str(Path(__file__).resolve().parents[2] / "demo"), str(Path(__file__).resolve().parent)]
-
-from comfy_server import ComfyServer  # noqa: E402
-from the_page import NO_BROWSER, find_browser, opened, use_renderer  # noqa: E402
+from tools.comfy_server import ComfyServer
+from tools.the_page import NO_BROWSER, find_browser, opened, use_renderer
 
 
 @pytest.fixture(scope="session")

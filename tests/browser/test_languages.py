@@ -6,14 +6,11 @@ One language stands for all: what is in the others' files, tests/comfy/test_tran
 
 import json
 import os
-import sys
-from pathlib import Path
 
 import pytest
-from comfy_server import ROOT, ComfyServer
 
-sys.path.append(str(Path(__file__).parent))
-from the_page import SCREENSHOTS, find_browser, open_workflow, opened, screenshot  # noqa: E402
+from tools.comfy_server import ROOT, ComfyServer
+from tools.the_page import SCREENSHOTS, find_browser, open_workflow, opened, screenshot
 
 LANGUAGE = "ko"
 WORDS_ON_NODES = """() => Object.fromEntries(Object.entries(LiteGraph.registered_node_types)

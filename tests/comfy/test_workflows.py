@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import torch
 from real_host import PACK
 from small_models import UNET, randomise, sd15, sdxl
 
-sys.path.append(str(PACK / "demo"))
-from workflow_api import prompt_pair, to_api, uses_demo_model, without_p2p  # noqa: E402
+from tools.workflow_api import api_form, prompt_pair, uses_demo_model, without_p2p
 
 SAVED = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (PACK / "workflows").glob("*.json")}
 FIGURES = ["word_swap", "softer_constraint", "new_phrase", "global_edit", "reweight", "local_blend", "real_image"]
@@ -21,7 +19,7 @@ RUNS = [
     (name, family)
     for family in MODELS
     for name in sorted(SAVED)
-    if uses_demo_model(SAVED[name]) or name.endswith(family)
+    if uses_demo_model(api_form(name)) or name.endswith(family)
 ]
 
 
@@ -68,20 +66,6 @@ def run(host, run_node, models, tmp_path, monkeypatch):
     return start
 
 
-@pytest.fixture(scope="module")
-def api(host):
-    """``api(name)`` is a saved workflow in API form."""
-
-    def convert(name):
-        info = {}
-        for kind in {node["type"] for node in SAVED[name]["nodes"]} - {"Note", "MarkdownNote"}:
-            inputs = host.node(kind).INPUT_TYPES()
-            info[kind] = {"input": inputs, "input_order": {part: list(names) for part, names in inputs.items()}}
-        return to_api(SAVED[name], info)
-
-    return convert
-
-
 def save_lora(path):
     """A LoRA of random weights for the value projection of one cross-attention, in SD 1.5's names."""
     from safetensors.torch import save_file
@@ -112,8 +96,8 @@ def only(prompt, kind):
 
 
 @pytest.mark.parametrize("name, family", RUNS, ids=["-".join(run) for run in RUNS])
-def test_a_workflow_runs_on_another_model(run, api, name, family):
-    prompt = api(name)
+def test_a_workflow_runs_on_another_model(run, name, family):
+    prompt = api_form(name)
     outputs = run(prompt, family)
     batches = [node["inputs"]["batch_size"] for node in prompt.values() if node["class_type"] == "EmptyLatentImage"]
     seeds = batches[0] if batches else 1
@@ -131,8 +115,8 @@ def test_a_workflow_runs_on_another_model(run, api, name, family):
             assert masks.shape[1:] == (128, 128) and masks.min() >= 0 and masks.max() <= 1
 
 
-def test_the_source_beside_lora_and_control_net_is_that_of_the_stock_nodes(run, api):
-    prompt = api("lora_controlnet_sd15")
+def test_the_source_beside_lora_and_control_net_is_that_of_the_stock_nodes(run):
+    prompt = api_form("lora_controlnet_sd15")
     sampler = only(prompt, "KSampler")
     edited = run(prompt, "sd15")(sampler)[0]["samples"]
     source, _, pair = prompt_pair(prompt)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT))  # appended: this folder's `nodes` must not hide ComfyUI's module of that name
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".host" / "hypothesis"))
 
 from hypothesis import Phase, settings  # noqa: E402

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from comfy_server import ROOT, ComfyServer, ServerError
-from gallery import FAINT, GAP, INK, PAPER, progress
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+
+from tools.comfy_server import ROOT, ComfyServer, ServerError
+from tools.contact_sheet import FAINT, INK, contact_sheet
+from tools.gallery import progress
 
 SCALES = (-1.0, 0.0, 0.5, 1.5, 2.0, 3.0)
 WORDS = {  # class and word -> the caption it is faded in
@@ -86,18 +88,9 @@ def main():
 
 def draw(rows):
     """One line per word: the source, then its scales."""
-    margin, head, tile = 90, 30, 128
-    sheet = Image.new("RGB", (margin + (1 + len(SCALES)) * (tile + GAP), head + len(rows) * (tile + GAP)), PAPER)
-    canvas, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    for column, title in enumerate(["source", *(f"x{scale:g}" for scale in SCALES)]):
-        canvas.text((margin + column * (tile + GAP), 6), title, INK, font)
-    for line, ((kind, word), pictures) in enumerate(rows.items()):
-        top = head + line * (tile + GAP)
-        canvas.text((GAP, top + 48), word, INK, font)
-        canvas.text((GAP, top + 68), kind, FAINT, font)
-        for column, picture in enumerate(pictures):
-            sheet.paste(picture, (margin + column * (tile + GAP), top))
-    return sheet
+    heads = [[[(title, INK)]] for title in ("source", *(f"x{scale:g}" for scale in SCALES))]
+    lines = [([[(word, INK)], [(kind, FAINT)]], pictures) for (kind, word), pictures in rows.items()]
+    return contact_sheet(heads, lines, tile=128, margin=80)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Train the demo model from nothing: render scenes, fit the autoencoder, fit text model and UNet together, export.
 
-    python demo/train.py --comfyui PATH --out DIR [--stage data|autoencoder|diffusion|decoder|export|all]
+    python -m tools.training.train --comfyui PATH --out DIR [--stage data|autoencoder|diffusion|decoder|export|all]
 
 Each stage leaves its results in DIR and resumes from its last checkpoint when it is started again. Uses CUDA when
-there is one. The recipe and what came out of it are in README.md beside this file.
+there is one. The recipe and what came out of it are in demo/README.md.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from demo import scenes  # noqa: E402
+from demo import scenes
+
+FOLDER = Path(__file__).parent
 
 HELD_OUT = 256  # the last scenes are never trained on
 
@@ -665,7 +665,7 @@ def plot_losses(options, size=(1200, 360)):
         source = options.out / f"loss_{stage}.csv"
         if not source.exists():
             continue
-        (ROOT / "demo" / source.name).write_text(source.read_text())
+        (FOLDER / source.name).write_text(source.read_text())
         rows = list(csv.DictReader(source.open()))
         left, right = panel * size[0] // len(stages) + 56, (panel + 1) * size[0] // len(stages) - 16
         top, bottom = 34, size[1] - 34
@@ -684,7 +684,7 @@ def plot_losses(options, size=(1200, 360)):
             pen.text((left - 46, height), text, fill="black")
         for text, across in ((rows[0]["step"], left), (rows[-1]["step"], right - 30)):
             pen.text((across, bottom + 6), text, fill="black")
-    image.save(ROOT / "demo" / "loss_curve.png")
+    image.save(FOLDER / "loss_curve.png")
 
 
 STAGES = {

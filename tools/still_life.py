@@ -1,8 +1,8 @@
 """A picture that looks like a photograph and is far from the demo model's scenes: ray-traced balls on a wooden table.
 
-For trying what happens to pictures unlike those a model was trained on. Takes seconds, so the result lies beside it:
+For trying what happens to pictures unlike those a model was trained on. Takes seconds, so the result is kept:
 
-    python demo/still_life.py       writes still_life.png; needs numpy and Pillow
+    python -m tools.still_life      writes demo/still_life.png; needs numpy and Pillow
 """
 
 from pathlib import Path
@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).resolve().parents[1] / "demo" / "still_life.png"
+
 
 # centre (x right, y up, z away), radius, colour (linear light), how much of a mirror
 BALLS = (

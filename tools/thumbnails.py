@@ -4,8 +4,9 @@ A square of up to four of the workflow's own pictures: a source and its edits. A
 no pictures here; it gets those of the figure it repeats with the demo model, and a line that says so.
 """
 
-from comfy_server import ROOT
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from tools.comfy_server import ROOT
 
 SIDE, GAP = 384, 4  # pixels
 PAPER, BAND, INK, FAINT = "#ffffff", "#222222", "#ffffff", "#bbbbbb"
@@ -44,7 +45,7 @@ def figure_of(name):
 def square(by_seed):
     """One source and three edits, two seeds of a source and its edit, or whatever there is."""
     if len(by_seed[0]) == 1:  # a sheet of maps: its left part
-        return ImageOps.fit(by_seed[0][0], (SIDE, SIDE), Image.LANCZOS, centering=(0, 0))
+        return ImageOps.fit(by_seed[0][0], (SIDE, SIDE), Image.Resampling.LANCZOS, centering=(0, 0))
     source, *edited = by_seed[0]
     last = len(edited) - 1
     tiles = [source, *(edited[place] for place in sorted({0, last // 2, last}))]
@@ -55,9 +56,8 @@ def square(by_seed):
     top = 0 if len(tiles) > 2 else (SIDE - side) // 2
     for place, tile in enumerate(tiles[:4]):
         row, column = divmod(place, 2)
-        picture.paste(
-            ImageOps.fit(tile, (side, side), Image.LANCZOS), (column * (side + GAP), top + row * (side + GAP))
-        )
+        fitted = ImageOps.fit(tile, (side, side), Image.Resampling.LANCZOS)
+        picture.paste(fitted, (column * (side + GAP), top + row * (side + GAP)))
     label(picture, (6, top + 6), "source")
     return picture
 

@@ -1,7 +1,7 @@
 """A real ComfyUI server for the demo and the tests: headless, on a free port, in folders of its own.
 
 Standard library only. ``dev.py`` says through the environment where the host is (COMFYUI) and how to start it
-(P2P_COMFYUI_FLAGS). Only this pack is loaded, nothing is written into the host's own output, input or user folder.
+(P2P_COMFYUI_FLAGS). Only this checkout's pack is loaded, and nothing is written into the host's folder.
 """
 
 import json
@@ -18,6 +18,34 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACK = "comfyui-prompt-to-prompt"
+# The demo model's tensors are small. Two threads gain a third where the machine is quiet; where it is not, they spin
+# while they wait for each other, and a step takes fifty times as long.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+def base_directory():
+    """A folder for ComfyUI's --base-directory, whose custom_nodes hold this checkout and nothing else.
+
+    So ComfyUI's own folder needs no link to it, and several checkouts can use one ComfyUI.
+    """
+    base = ROOT / ".host" / "base"
+    link = base / "custom_nodes" / PACK
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.exists() and link.resolve() == ROOT:
+        return base
+    if link.is_symlink():  # the checkout was moved
+        link.unlink()
+    try:
+        link.symlink_to(ROOT, target_is_directory=True)
+    except FileExistsError:  # another process was faster
+        pass
+    except OSError:
+        if os.name != "nt":
+            raise
+        import _winapi  # a junction, unlike a symbolic link, needs no special right on Windows
+
+        _winapi.CreateJunction(str(ROOT), str(link))
+    return base
 
 
 class ServerError(RuntimeError):
@@ -30,7 +58,7 @@ class ComfyServer:
     Args:
         name: names its log, .host/run/NAME.log.
         patience_s: how long to wait for it to answer at all (slow machines, cold disks).
-        base: a folder whose custom_nodes are loaded, all of them, instead of this pack.
+        base: a folder whose custom_nodes are loaded, all of them, instead of this checkout.
         flags: more arguments for ComfyUI's main.py.
     """
 
@@ -38,11 +66,10 @@ class ComfyServer:
         if not os.environ.get("COMFYUI"):
             raise ServerError("wanted COMFYUI to name a ComfyUI folder, got nothing. Start this through dev.py.")
         self.comfyui = Path(os.environ["COMFYUI"])
-        self.log = ROOT / ".host" / "run" / f"{name}.log"
+        worker = os.environ.get("PYTEST_XDIST_WORKER")  # tests run in several processes
+        self.log = ROOT / ".host" / "run" / f"{name}{f'-{worker}' if worker else ''}.log"
         self.patience_s = patience_s
-        pack = ROOT.name if ROOT.parent == (self.comfyui / "custom_nodes").resolve() else PACK
-        packs = ["--base-directory", base] if base else ["--disable-all-custom-nodes", "--whitelist-custom-nodes", pack]
-        self._flags = [str(flag) for flag in (*packs, *flags)]
+        self._flags = [str(flag) for flag in ("--base-directory", base or base_directory(), *flags)]
 
     def __enter__(self):
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +99,7 @@ class ComfyServer:
                     *os.environ.get("P2P_COMFYUI_FLAGS", "").split(),
                 ],
                 cwd=self.comfyui,
+                env=ONE_THREAD | os.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

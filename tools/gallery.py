@@ -1,85 +1,86 @@
-"""``python dev.py demo``: run the saved workflows in a real ComfyUI and put their pictures side by side.
+"""``python dev.py demo``: run saved workflows in a real ComfyUI and put their pictures side by side.
 
-For each workflows/NAME.json that uses the demo model, output/NAME.png is a contact sheet with one line per seed:
+For a workflow, workflows/NAME.json, output/NAME.png is a contact sheet with one line per seed:
 
     the source prompt's picture | each target prompt, same seed, without our nodes | each edit, with them
 
 With a local blend, each edit without the blend and the blend's masks are beside it. A workflow that shows attention
-maps makes its sheet itself. Workflows that load a checkpoint are passed over: nobody has to have one.
+maps makes its sheet itself. Without names it is the first edit's sheet; with ``--all`` that of every workflow with the
+demo model. Those that load a checkpoint are passed over: nobody has to have one.
 
-``--docs`` puts the sheets where the help pages show them, web/docs/images/NAME.png, and makes the pictures of the
+``--docs`` puts all sheets where the help pages show them, web/docs/images/NAME.png, and makes the pictures of the
 template browser, workflows/NAME.jpg (see thumbnails.py).
 """
 
 import argparse
-import difflib
 import io
-import json
 import sys
 import time
 from pathlib import Path
 
-from comfy_server import ROOT, ComfyServer, ServerError
-from PIL import Image, ImageDraw, ImageFont
-from thumbnails import save_thumbnails
-from workflow_api import prompt_pair, to_api, uses_demo_model, without_blend, without_p2p
+from PIL import Image
 
-TILE, GAP, TEXT_SIZE, LINE = 256, 10, 15, 19  # pixels
+from tools.comfy_server import ROOT, ComfyServer, ServerError
+from tools.contact_sheet import FAINT, compared, contact_sheet
+from tools.thumbnails import save_thumbnails
+from tools.workflow_api import api_form, names, prompt_pair, uses_demo_model, without_blend, without_p2p
+
+TILE = 256  # pixels
+FIRST = "word_swap"
 EDITED, UNBLENDED = 0, 1  # runs of a workflow; the others go by their target's text
 MAPS = "P2PAttentionMaps"
-PAPER, INK, FAINT, CHANGED = "#ffffff", "#222222", "#777777", "#c8321e"
 
 
 def main():
     parser = argparse.ArgumentParser(prog="dev.py demo", description=__doc__.split("\n\n")[0])
-    parser.add_argument("names", nargs="*", help="workflows to run, such as word_swap (all that use the demo model)")
+    parser.add_argument("names", nargs="*", help=f"workflows to run ({FIRST})")
+    parser.add_argument("--all", action="store_true", help="run every workflow that uses the demo model")
     parser.add_argument("--out", type=Path, default=ROOT / "output", help="where the contact sheets go")
     parser.add_argument(
         "--docs", action="store_true", help="put them into web/docs/images, and thumbnails into workflows"
     )
     arguments = parser.parse_args()
-    saved = {
-        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))
-    }
-    ours = {name: workflow for name, workflow in saved.items() if uses_demo_model(workflow)}
-    if unknown := [name for name in arguments.names or ours if name not in ours] or not ours:
-        parser.error(f"wanted names of workflows with the demo model ({', '.join(ours)}), got {unknown}")
-    if not arguments.names:
-        print(f"passed over, because they load a checkpoint: {', '.join(name for name in saved if name not in ours)}")
+    ours = [name for name in names() if uses_demo_model(api_form(name))]
+    wanted = arguments.names or (ours if arguments.all or arguments.docs else [FIRST])
+    if unknown := [name for name in wanted if name not in ours]:
+        parser.error(f"wanted names of workflows with the demo model ({', '.join(ours)}), got {', '.join(unknown)}")
     out = ROOT / "web" / "docs" / "images" if arguments.docs else arguments.out
 
     started = time.monotonic()
     try:
         print("starting ComfyUI", flush=True)
         with ComfyServer("demo") as server:
-            object_info = server.get("/object_info")
-            sheets = [Sheet(name, to_api(ours[name], object_info)) for name in arguments.names or ours]
-            make(server, sheets)
-            out.mkdir(parents=True, exist_ok=True)
+            sheets = [Sheet(name, api_form(name)) for name in wanted]
             for sheet in sheets:
+                make(server, sheet)
+                out.mkdir(parents=True, exist_ok=True)
                 path = out / f"{sheet.name}.png"
                 sheet.draw(server).save(path, optimize=True)
-                print(path)
+                print(path, flush=True)
             if arguments.docs:
-                save_thumbnails({sheet.name: sheet.pictures_by_seed(server) for sheet in sheets}, saved)
+                save_thumbnails({sheet.name: sheet.pictures_by_seed(server) for sheet in sheets}, names())
     except (ServerError, ValueError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     print(f"done in {time.monotonic() - started:.0f} s")
+    if len(sheets) == 1:
+        print(f"the source picture, the edited prompt without the nodes, and the edit: {path}")
+    else:
+        print(f"{len(sheets)} sheets in {out}")
     return 0
 
 
-def make(server, sheets):
-    """Queue every prompt of every sheet and wait for them all, with a progress bar."""
-    runs = [(sheet, label, server.queue(prompt)) for sheet in sheets for label, prompt in sheet.prompts.items()]
-    for done, (sheet, label, prompt_id) in enumerate(runs):
+def make(server, sheet):
+    """Queue every prompt of a sheet and wait for them all, with a progress bar."""
+    runs = {label: server.queue(prompt) for label, prompt in sheet.prompts.items()}
+    for done, (label, prompt_id) in enumerate(runs.items()):
         progress(done, len(runs), sheet.name)
         sheet.results[label] = {
             sheet.prompts[label][node]["class_type"]: images for node, images in server.wait(prompt_id).items()
         }
-    progress(len(runs), len(runs), "")
+    progress(len(runs), len(runs), sheet.name)
 
 
 def progress(done, total, name):
@@ -149,27 +150,9 @@ class Sheet:
             if masks := self.pictures(server, EDITED, "P2PShowBlendMask"):
                 columns.append(("its mask", target, masks[edit - 1 :: len(self.targets)]))
 
-        font = ImageFont.load_default(TEXT_SIZE)
-        texts = [
-            wrapped(target, set(range(len(target.split()))) - kept_words(self.source, target), font)
-            for _, target, _ in columns
-        ]
-        head = (1 + max(map(len, texts))) * LINE + GAP
-        sheet = Image.new("RGB", (len(columns) * (TILE + GAP) + GAP, head + len(by_seed) * (TILE + GAP) + GAP), PAPER)
-        canvas = ImageDraw.Draw(sheet)
-        for column, ((title, _, tiles), text) in enumerate(zip(columns, texts)):
-            left = GAP + column * (TILE + GAP)
-            canvas.text((left, GAP), title, FAINT, font)
-            for number, line in enumerate(text, start=1):
-                x = left
-                for word, is_changed in line:
-                    canvas.text((x, GAP + number * LINE), word, CHANGED if is_changed else INK, font)
-                    x += font.getlength(word + " ")
-            for seed, tile in enumerate(tiles):
-                scale = TILE / max(tile.size)
-                size = [round(side * scale) for side in tile.size]
-                sheet.paste(tile.resize(size, Image.LANCZOS), (left, GAP + head + seed * (TILE + GAP)))
-        return sheet
+        heads = [[[(title, FAINT)], *compared(self.source, target, TILE)] for title, target, _ in columns]
+        by_row = zip(*(tiles for _, _, tiles in columns), strict=True)
+        return contact_sheet(heads, [((), pictures) for pictures in by_row], TILE)
 
     def what_is_done(self, edit):
         """The title over an edited column: its faders, if it has any, and what sets it apart from a like prompt."""
@@ -183,25 +166,6 @@ class Sheet:
         if not faders and self.targets.count(self.targets[edit - 1]) > 1:
             title += "".join(f", window 0 to {inputs['cross_end']:g}" for _, inputs in nodes if "cross_end" in inputs)
         return title + (", with the blend" if UNBLENDED in self.prompts else "")
-
-
-def kept_words(source, target):
-    """Places of the target's words that the source has too."""
-    matcher = difflib.SequenceMatcher(None, source.lower().split(), target.lower().split(), autojunk=False)
-    return {place for block in matcher.get_matching_blocks() for place in range(block.b, block.b + block.size)}
-
-
-def wrapped(text, changed, font):
-    """Lines of (word, is it changed) that fit a tile's width."""
-    lines, width = [[]], 0
-    for place, word in enumerate(text.split()):
-        advance = font.getlength(word + " ")
-        if lines[-1] and width + advance > TILE:
-            lines.append([])
-            width = 0
-        lines[-1].append((word, place in changed))
-        width += advance
-    return lines
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 
-from comfy_server import PACK, ROOT
+from tools.comfy_server import PACK, ROOT
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 SCREENSHOTS = ROOT / ".host" / "run" / "screenshots"
@@ -85,6 +85,11 @@ def use_renderer(page, nodes_2):
 def open_workflow(page, path):
     """Load a saved workflow as the page's Open does."""
     page.evaluate("([workflow, name]) => window.app.loadGraphData(workflow, true, true, name)", [read(path), path.stem])
+
+
+def queued(page):
+    """The API form of what is open: what the Queue button would send."""
+    return page.evaluate("window.app.graphToPrompt().then(p => p.output)")
 
 
 def read(path):

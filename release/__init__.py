@@ -1,0 +1,1 @@
+"""How a release is made and tried; see README.md beside this file."""

@@ -1,0 +1,103 @@
+"""The saved workflows' API forms, and graphs made of them: without our nodes, without the blend."""
+
+import copy
+import json
+
+import pytest
+
+from tools.workflow_api import WORKFLOWS, api_form, edits, names, prompt_pair, without_blend, without_p2p
+
+
+def test_every_workflow_has_an_api_form_and_no_other_is_there():
+    assert names() == sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
+    with pytest.raises(FileNotFoundError, match="python dev.py workflow-api"):
+        api_form("none")
+
+
+@pytest.mark.parametrize("name", names())
+def test_an_api_form_has_the_nodes_of_its_workflow(name):
+    """Quicker than the page, which holds them together to the letter: nobody forgot to write it again."""
+    saved = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    kinds = {str(node["id"]): node["type"] for node in saved["nodes"] if "Note" not in node["type"]}
+    assert {key: node["class_type"] for key, node in api_form(name).items()} == kinds
+
+
+@pytest.fixture
+def prompt():
+    def made(kind, **inputs):
+        return {"class_type": kind, "inputs": inputs}
+
+    return {
+        "1": made("P2PLoadDemoModel"),
+        "2": made("P2PPromptPair", clip=["1", 1], source="a cat", target="a dog\n---\na fox at night"),
+        "3": made("P2PAttentionReplace", model=["1", 0], pair=["2", 1], cross_end=0.8),
+        "4": made("P2PReweightToken", model=["3", 0], pair=["2", 1], words="dog", scale=2.0),
+        "5": made("CLIPTextEncode", clip=["1", 1], text=""),
+        "6": made("KSampler", model=["4", 0], positive=["2", 0], negative=["5", 0], seed=3),
+        "7": made("VAEDecode", samples=["6", 0], vae=["1", 2]),
+        "8": made("SaveImage", images=["7", 0]),
+        "9": made("P2PShowMaps", pair=["2", 1]),
+        "10": made("SaveImage", images=["9", 0]),
+    }
+
+
+def test_without_p2p(prompt):
+    kept = copy.deepcopy(prompt)
+    dog, fox = without_p2p(prompt)
+    assert prompt == kept
+    assert dog["2"] == {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "a dog"}}
+    assert fox["2"]["inputs"]["text"] == "a fox at night"
+    assert dog["6"]["inputs"] == {"model": ["1", 0], "positive": ["2", 0], "negative": ["5", 0], "seed": 3}
+    assert set(dog) == set(fox) == {"1", "2", "5", "6", "7", "8"}
+
+
+def test_a_pair_of_conditionings(prompt):
+    """Its texts may come from String nodes; without our nodes the target's conditioning goes to the sampler."""
+    prompt["11"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": ["12", 0]}}
+    prompt["12"] = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a dog"}}
+    prompt["2"] = {
+        "class_type": "P2PPairFromConditioning",
+        "inputs": {
+            "clip": ["1", 1],
+            "source_conditioning": ["5", 0],
+            "target_conditioning": ["11", 0],
+            "source": "a cat",
+            "target": ["12", 0],
+        },
+    }
+    assert prompt_pair(prompt) == ("a cat", ["a dog"], "2")
+    (dog,) = without_p2p(prompt)
+    assert dog["6"]["inputs"] == {"model": ["1", 0], "positive": ["11", 0], "negative": ["5", 0], "seed": 3}
+    assert set(dog) == {"1", "5", "6", "7", "8", "11", "12"}
+
+
+def test_without_blend(prompt):
+    prompt["11"] = {"class_type": "P2PLocalBlendMask", "inputs": {"model": ["4", 0], "pair": ["2", 1]}}
+    prompt["12"] = {"class_type": "P2PShowBlendMask", "inputs": {"masks": ["11", 1], "latent": ["6", 0]}}
+    prompt["6"]["inputs"]["model"] = ["11", 0]
+    kept = copy.deepcopy(prompt)
+    plain = without_blend(prompt)
+    assert prompt == kept
+    assert set(prompt) - set(plain) == {"11", "12"}
+    assert plain["6"]["inputs"]["model"] == ["4", 0]
+
+
+def test_one_pair_is_wanted(prompt):
+    assert prompt_pair(prompt) == ("a cat", ["a dog", "a fox at night"], "2")
+    prompt["11"] = prompt["2"]
+    with pytest.raises(ValueError, match="got 2"):
+        prompt_pair(prompt)
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("a dog", ["a dog"]),
+        ("a dog\n---\na fox", ["a dog", "a fox"]),
+        ("a dog \r\n --- \r\n a fox", ["a dog", "a fox"]),
+        ("a well---known dog", ["a well---known dog"]),
+        (" \n", []),
+    ],
+)
+def test_edits(text, parts):
+    assert edits(text) == parts
