@@ -71,9 +71,9 @@ class Alignment:
                 matrix[rows, columns] = 1.0
             elif span.kind == "swapped":
                 matrix[torch.tensor(rows)[:, None], torch.tensor(columns)] = 1.0 / len(columns)
-        for rows, columns in self._special_positions():
-            if rows and columns:
-                matrix[torch.tensor(rows)[:, None], torch.tensor(columns)] = _stretch(len(rows), len(columns))
+        for ours, theirs in self._special_positions():
+            if ours and theirs:
+                matrix[torch.tensor(ours)[:, None], torch.tensor(theirs)] = _stretch(len(ours), len(theirs))
         return matrix
 
     def _special_positions(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:

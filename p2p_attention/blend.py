@@ -15,7 +15,8 @@ import logging
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import reduce
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +24,12 @@ import torch.nn.functional as F
 from .align import CONNECTIVES, align
 from .checks import require_between, require_one_of
 from .edit import chosen_rows
-from .maps import MapRequest, MapRun, WordPositions, find_words, place, spread
+from .maps import Branch, MapRequest, MapRun, WordPositions, find_words, place, spread
 from .prompt import PromptPair, Word, listing, quoted, split_names
 from .record import BlendMasks, Record
 
-MASK_MODES = ("replace", "intersect", "union")
+MaskMode = Literal["replace", "intersect", "union"]
+MASK_MODES = get_args(MaskMode)
 FRACTION, GROW, FEATHER = (0.0, 1.0), (0, 8), (0.0, 64.0)  # least and most
 FLAT = 1e-5  # relative; a map that varies by less, as single precision does, says nothing about places
 NOTHING_SEEN = (
@@ -72,7 +74,7 @@ class Blend:
     grow: int
     feather: float
     mask: torch.Tensor | None
-    mode: Literal["replace", "intersect", "union"]
+    mode: MaskMode
     record: Record[BlendMasks] = field(default_factory=Record)
 
     def __post_init__(self) -> None:
@@ -108,9 +110,9 @@ def local_blend(
     grow: int = 0,
     feather: float = 0.0,
     resolution: str = "auto",
-    branch: str = "own",
+    branch: Branch = "own",
     mask: torch.Tensor | None = None,
-    mode: str = "replace",
+    mode: MaskMode = "replace",
     edit: int = 0,
 ) -> Blend:
     """Keep an edit where its words are; the rest of the picture is the source's.
@@ -143,8 +145,8 @@ def local_blend(
                 "Wanted words or a mask that replaces theirs, got both. Empty words and exclude_words, or set "
                 "mask_mode to intersect or union."
             )
-        regions = [Region((), ()) if row in chosen else None for row in range(len(pair.targets))]
-        return Blend(pair, None, False, tuple(regions), threshold, start, grow, feather, mask, mode)
+        whole = tuple(Region((), ()) if row in chosen else None for row in range(len(pair.targets)))
+        return Blend(pair, None, False, whole, threshold, start, grow, feather, mask, mode)
 
     columns: list[list[WordPositions]] = [[] for _ in range(pair.rows)]
 
@@ -240,14 +242,10 @@ class BlendRun:
         mask = torch.ones(self._seeds, 1 + edits, *self._size, device=device)
         words = self._word_masks(areas, device)
         given = None if self._given is None else self._given.to(device)
+        there = [each for each in (words, given) if each is not None]
+        combine = torch.minimum if self.blend.mode == "intersect" else torch.maximum
         for row in self.blend.edits:
-            if words is None:
-                mask[:, 1 + row] = given[:, row]
-            elif given is None:
-                mask[:, 1 + row] = words[:, row]
-            else:
-                combine = torch.minimum if self.blend.mode == "intersect" else torch.maximum
-                mask[:, 1 + row] = combine(words[:, row], given[:, row])
+            mask[:, 1 + row] = reduce(combine, (each[:, row] for each in there))
         self.mask = mask.flatten(0, 1)[:, None]
 
     def apply(self, latents: torch.Tensor) -> torch.Tensor:
@@ -282,6 +280,7 @@ class BlendRun:
 
     def _mask_for(self, latents: torch.Tensor) -> torch.Tensor:
         """(B R, 1, [1,] H, W): alike for all channels and frames, at the latents' size, which a sampler may enlarge."""
+        assert self.mask is not None, "blending has not begun"
         mask = self.mask.to(latents.device)
         if mask.shape[-2:] != latents.shape[-2:]:
             mask = F.interpolate(mask, latents.shape[-2:], mode="nearest-exact")
@@ -315,8 +314,8 @@ class BlendRun:
             means = {key: self._spread(maps, together.get(key)) for key, maps in means.items()}
         grow = self.blend.grow
         pooled = {key: F.max_pool2d(maps, 2 * grow + 1, stride=1, padding=grow) for key, maps in means.items()}
-        maps = sum(place(each, areas.get(key), *self._size) for key, each in pooled.items())
-        maps = maps.unflatten(0, (self._seeds, -1))  # (B, R, K, H, W)
+        placed = [place(each, areas.get(key), *self._size) for key, each in pooled.items()]
+        maps = sum(placed[1:], placed[0]).unflatten(0, (self._seeds, -1))  # (B, R, K, H, W)
         masks = torch.zeros(self._seeds, len(self.blend.regions), *self._size, device=device)
         for row, region in enumerate(self.blend.regions):
             if region is not None:

@@ -149,8 +149,7 @@ def reweight(pair: PromptPair, words: str, scale: float, window: Window, edit: i
 
 def combine(edits: Iterable[Edit], row: int, step: int, steps: int) -> RowState:
     """All edits of one pair together, for one edited row at one step."""
-    active = [edit.rows[row] for edit in edits]
-    active = [row_edit for row_edit in active if row_edit is not None]
+    active = [row_edit for edit in edits if (row_edit := edit.rows[row]) is not None]
     injecting = [row_edit for row_edit in active if row_edit.injects and not row_edit.only_alone] or active
     positions = range(len(active[0].gates)) if active else ()
     gains = [1.0 for _ in positions]

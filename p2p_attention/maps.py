@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,9 @@ from .prompt import Prompt, PromptPair, listing, quoted
 from .rows import row_name
 
 RESOLUTIONS = ("auto", "8", "16", "32", "64")
-BRANCHES = ("own", "injected")
-KINDS = ("cross", "self")
+Branch = Literal["own", "injected"]
+Kind = Literal["cross", "self"]
+BRANCHES, KINDS = get_args(Branch), get_args(Kind)
 LARGEST_SELF_TOKENS = 4096  # a self-attention map has tokens^2 entries: 32 MB a row in half precision
 BUFFER = 2**24  # entries of per-head maps that exist at a time
 
@@ -52,9 +53,9 @@ class MapRequest:
 
     pair: PromptPair
     words: tuple[tuple[WordPositions, ...], ...]
-    attention: Literal["cross", "self"] = "cross"
+    attention: Kind = "cross"
     resolution: str = "auto"
-    branch: Literal["own", "injected"] = "own"
+    branch: Branch = "own"
     parts: int = 1
 
     def __post_init__(self) -> None:
@@ -70,7 +71,7 @@ def attention_probs(query: torch.Tensor, key: torch.Tensor, heads: int) -> torch
     rows, at_once = max(1, BUFFER // (heads * entries)), max(1, BUFFER // entries)
     maps = []
     for q, k in zip(query.split(rows), key.split(rows), strict=True):
-        total = 0
+        total = q.new_zeros((), dtype=torch.float32)
         for some_q, some_k in zip(q.split(at_once, dim=1), k.split(at_once, dim=1), strict=True):
             scores = some_q.float() @ some_k.float().transpose(-1, -2) / math.sqrt(q.shape[-1])
             total = total + scores.softmax(dim=-1).sum(dim=1)
@@ -87,7 +88,7 @@ class MapRun:
         self._steps = steps
         self._sums: dict[tuple[Hashable, int], tuple[torch.Tensor, int]] = {}
         self._planned: dict[Hashable, tuple[int, int]] = {}
-        self._weights: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._weights: dict[tuple, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
     @property
     def words(self) -> int:
@@ -128,8 +129,8 @@ class MapRun:
         if grid != planned:
             maps = F.interpolate(maps, planned, mode="bilinear", align_corners=False)
         key = conditioning, step * self.parts // self._steps
-        total, count = self._sums.get(key, (0, 0))
-        self._sums[key] = total + maps, count + 1
+        total, count = self._sums.get(key, (None, 0))
+        self._sums[key] = maps if total is None else total + maps, count + 1
 
     def mean(self, part: int | None = None) -> dict[Hashable, torch.Tensor]:
         """Conditioning -> float32 (B R, K, h, w), over the whole run or one of its parts; without those never seen."""
@@ -139,7 +140,8 @@ class MapRun:
                 entry for (of, at), entry in self._sums.items() if of == conditioning and (part is None or at == part)
             ]
             if chosen:
-                means[conditioning] = sum(total for total, _ in chosen) / sum(count for _, count in chosen)
+                totals = [total for total, _ in chosen]
+                means[conditioning] = sum(totals[1:], totals[0]) / sum(count for _, count in chosen)
         return means
 
     def _self_columns(self, probs: torch.Tensor, states: Sequence[RowState] | None) -> torch.Tensor:
@@ -178,12 +180,12 @@ class MapRun:
                     own[row, (copies + torch.tensor(word.positions)).flatten(), column] = 1.0
             injected = torch.zeros_like(own) if gates else None
             for row, gate in enumerate(gates, 1):
-                if any(gate):
+                if injected is not None and any(gate):
                     target = pair.targets[row - 1]
                     g = torch.tensor(gate).repeat(length // target.length)[:, None]
                     matrix = align(pair.source, target).matrix
-                    copies = length // matrix.shape[0], length // matrix.shape[1]
-                    injected[row] = matrix.repeat(*copies) / copies[1] @ (g * own[row])
+                    across = length // matrix.shape[1]
+                    injected[row] = matrix.repeat(length // matrix.shape[0], across) / across @ (g * own[row])
                     own[row] *= 1.0 - g
             self._weights[key] = own.to(device), injected if injected is None else injected.to(device)
         return self._weights[key]

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import torch
 import torch.nn.functional as F
 
-from .maps import MapRequest, MapRun, WordPositions, find_words, place
+from .maps import Branch, Kind, MapRequest, MapRun, WordPositions, find_words, place
 from .prompt import PromptPair, split_names
 
 # Relative, of each row: half precision and another output of the same run differ by less, other runs by far more.
@@ -79,7 +79,7 @@ class Record(Generic[Content]):
         """
         if self._failure is not None:
             raise ValueError(self._failure)
-        if self._content is None:
+        if self._content is None or self._samples is None:
             raise ValueError(
                 "Wanted the record of a finished run, got none: the sampler has not run with the model that comes from "
                 "the node of this record. Connect that node's model to the sampler."
@@ -137,7 +137,7 @@ class Recorder:
 
 
 def record_attention(
-    pair: PromptPair, words: str = "", attention: str = "cross", resolution: str = "auto", branch: str = "own"
+    pair: PromptPair, words: str = "", attention: Kind = "cross", resolution: str = "auto", branch: Branch = "own"
 ) -> Recorder:
     """Look at where each word of the prompts looks, over the early, middle and late steps.
 
@@ -193,7 +193,8 @@ def gather(
     for part in range(run.parts):
         means = run.mean(part)
         placed = [on_the_picture(means[key], areas.get(key)) for key in kept if key in means]
-        mean = sum(placed) / len(placed) if placed else torch.zeros(shape)  # the conditioning may not last all steps
+        # The conditioning may not last all steps.
+        mean = sum(placed[1:], placed[0]) / len(placed) if placed else torch.zeros(shape)
         parts.append(mean.to("cpu", torch.float16))
     maps = torch.stack(parts).unflatten(1, (-1, run.request.pair.rows))
     return AttentionMaps(run.request, maps, run.shares)

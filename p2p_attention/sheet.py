@@ -130,7 +130,7 @@ def contact_sheet(rows: Sequence[SheetRow], tile: int = 192, per_line: int = 12)
         raise ValueError(f"Wanted tiles of {SMALLEST_TILE} pixels or more, got {tile}. Make the tiles larger.")
     if per_line < 1:
         raise ValueError(f"Wanted at least 1 tile per line, got {per_line}. 12 is usual.")
-    pictures = [[_scaled(each.picture, tile) for each in row.tiles] for row in rows]
+    pictures = [[None if each.picture is None else _scaled(each.picture, tile) for each in row.tiles] for row in rows]
     drawn = [picture for row in pictures for picture in row if picture is not None]
     columns = max([1, *(min(len(row.tiles), per_line) for row in rows)])
     gap = tile // 24 + 2
@@ -170,7 +170,8 @@ def atlas(
     Raises:
         ValueError: there is no picture.
     """
-    images = [_scaled(tile.picture, min(most, max(tile.picture.shape[:2]))) for row in rows for tile in row.tiles]
+    pictures = [tile.picture for row in rows for tile in row.tiles if tile.picture is not None]
+    images = [_scaled(picture, min(most, max(picture.shape[:2]))) for picture in pictures]
     if not images:
         raise ValueError("Wanted at least one picture, got none. Name at least one word to look at.")
     cell = max(image.width for image in images), max(image.height for image in images)
@@ -210,7 +211,7 @@ class _Pen:
         def cut(length: int) -> str:
             return text[:length].rstrip() + "…"
 
-        return cut(bisect_right(range(1, len(text)), width, key=lambda length: self.width(cut(length))))
+        return cut(bisect_right(range(1, len(text)), float(width), key=lambda length: self.width(cut(length))))
 
     def wrapped(self, text: str, width: int) -> list[str]:
         """At most TITLE_LINES lines, the last of them shortened."""
@@ -313,12 +314,10 @@ def _resized(map: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return resized[0, 0].clamp(0.0, 1.0)  # rounding may leave the range
 
 
-def _scaled(picture: torch.Tensor | None, side: int) -> Image.Image | None:
+def _scaled(picture: torch.Tensor, side: int) -> Image.Image:
     """A picture (H, W, 3) with its longer side at ``side`` pixels."""
-    if picture is None:
-        return None
     values = picture.detach().float().cpu().nan_to_num(nan=0.0).clamp(0.0, 1.0)
     image = Image.fromarray((values * 255).round().byte().numpy())
     scale = side / max(image.size)
-    size = tuple(max(round(length * scale), 1) for length in image.size)
-    return image.resize(size, Image.Resampling.LANCZOS)
+    width, height = (max(round(length * scale), 1) for length in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)

@@ -104,8 +104,8 @@ def map_rows(
             for label, each in _named_maps(content, row, found, components):
                 each = _stretched(each)
                 shown.append(F.interpolate(each[None, None], size, mode="bilinear", align_corners=False)[0, 0])
-                over = picture is not None and style == STYLES[0]
-                tiles.append(Tile(label, overlay(each, picture) if over else heat_map(each, *size)))
+                over = overlay(each, picture) if picture is not None and style == STYLES[0] else None
+                tiles.append(Tile(label, heat_map(each, *size) if over is None else over))
             rows.append(SheetRow(f"{row_name(row)}{when}: {prompt.text}", tuple(tiles)))
     return rows, torch.stack(shown).clamp(0.0, 1.0)
 

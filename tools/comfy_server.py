@@ -29,10 +29,15 @@ def base_directory():
     So ComfyUI's own folder needs no link to it, and several checkouts can use one ComfyUI.
     """
     base = ROOT / ".host" / "base"
-    link = base / "custom_nodes" / PACK
+    link_checkout(base / "custom_nodes" / PACK)
+    return base
+
+
+def link_checkout(link):
+    """Make the path ``link`` a link to this checkout."""
     link.parent.mkdir(parents=True, exist_ok=True)
     if link.exists() and link.resolve() == ROOT:
-        return base
+        return
     if link.is_symlink():  # the checkout was moved
         link.unlink()
     try:
@@ -45,7 +50,6 @@ def base_directory():
         import _winapi  # a junction, unlike a symbolic link, needs no special right on Windows
 
         _winapi.CreateJunction(str(ROOT), str(link))
-    return base
 
 
 class ServerError(RuntimeError):
