@@ -158,8 +158,6 @@ def test(arguments):
     env = {"HYPOTHESIS_STORAGE_DIRECTORY": str(HOST / "hypothesis")} | (host.environment() if host else {})
     if "browser" in parts:
         env["P2P_NEWER_PAGE"] = str(newer_page(python))
-    if "release" in parts:
-        env["P2P_COMFY_CLI"] = str(publisher())
     if all(path.is_dir() for path in paths) and not any(each.startswith(("-n", "--pdb")) for each in arguments):
         # Two processes with a thread each: small tensors gain nothing from threads, which wait for each other.
         arguments = ["-n", str(min(2, os.cpu_count() or 1)), "--dist", "worksteal", *arguments]

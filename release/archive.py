@@ -1,12 +1,13 @@
-"""What is shipped: the archive that the registry's tool makes (``comfy node pack``), made here in the same way.
+"""What is shipped: the archive that the registry's own tool makes (``comfy node pack``), and what goes with it.
 
-It holds every file that git knows, as it lies in the working tree, but for those that .comfyignore names. git itself
-reads the patterns, which are of the kind it has for .gitignore. Standard library only.
+It holds every file that git knows, as it lies in the working tree, but for those that .comfyignore names. ``dev.py``
+installs the tool, in the version that publishes, and names it in P2P_COMFY_CLI. Standard library only.
 
-    python release/archive.py --tag v1.2.3      print what changed in the version, if the tag is that of pyproject.toml
+    python -m release.archive --tag v1.2.3      print what changed in the version, if the tag is that of pyproject.toml
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -24,32 +25,38 @@ class ReleaseError(Exception):
     """The archive cannot be made; the message says what was wanted, what was found, and how to mend it."""
 
 
-def shipped(root=ROOT):
-    """Paths of the shipped files, relative to ``root``, with forward slashes, sorted."""
-    ignored = set(_git(root, "ls-files", "--cached", "--ignored", "--exclude-from=.comfyignore", "-z"))
-    return [path for path in _git(root, "ls-files", "-z") if path not in ignored]
-
-
-def _git(root, *arguments):
-    git = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, encoding="utf-8")
-    if git.returncode:
-        raise ReleaseError(
-            f"wanted the files that git knows in {root}, got:\n{git.stderr.strip()}\nA release is made "
-            "from a git checkout."
-        )
-    return sorted(filter(None, git.stdout.split("\0")))
-
-
 def pack(path, root=ROOT):
-    """Write the archive to ``path``."""
+    """Have the registry's tool make the archive, and put it at ``path``.
+
+    Raises:
+        ReleaseError: it could not, or it left something out or took something in that git would not have.
+    """
+    tool = os.environ.get("P2P_COMFY_CLI")
+    if not tool:
+        raise ReleaseError("wanted P2P_COMFY_CLI to name comfy-cli's program, got nothing. Start this through dev.py.")
+    if not (root / ".git").exists():
+        raise ReleaseError(f"wanted a git checkout in {root}, got none: the archive holds the files that git knows.")
+    made = root / "node.zip"
+    run = subprocess.run(
+        [tool, "--skip-prompt", "--no-enable-telemetry", "node", "pack"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"},
+    )
+    said = run.stdout + run.stderr
+    if run.returncode or not made.is_file() or "not found" in said.lower() or "warning" in said.lower():
+        made.unlink(missing_ok=True)
+        raise ReleaseError(f"wanted comfy node pack to make {made} of all that git knows in {root}, got:\n{said}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in shipped(root):
-            if not (root / name).is_file():
-                raise ReleaseError(
-                    f"wanted {name}, which git knows, in {root}, got no such file. Restore it, or git rm it."
-                )
-            archive.write(root / name, name)
+    made.replace(path)
+
+
+def contents(path):
+    """The archive's files, sorted."""
+    with zipfile.ZipFile(path) as archive:
+        return sorted(archive.namelist())
 
 
 def sizes(path):

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
-from release.archive import ReleaseError, changes, open_points, pack, shipped, sizes, version
+from release.archive import ReleaseError, changes, contents, open_points, pack, sizes, version
+from release.contents import wrong
 from tools.comfy_server import PACK, ComfyServer, ServerError
 from tools.workflow_api import api_form, names, prompt_pair, uses_demo_model
 
@@ -40,7 +41,7 @@ def main():
     try:
         archive = OUT / f"{PACK}-{version()}.zip"
         pack(archive)
-        print(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB, {len(shipped())} files")
+        print(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB, {len(contents(archive))} files")
         for folder, size in sizes(archive).items():
             print(f"  {size / 1e6:6.2f} MB  {folder}")
         dated, _ = changes()
@@ -48,12 +49,12 @@ def main():
         points = open_points()
         for point in points:
             print(f"to be done before it is published: {point}")
-        missing = try_out(archive, every=arguments.all)
+        missing = [*wrong(contents(archive)), *try_out(archive, every=arguments.all)]
     except (ReleaseError, ServerError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     for what in missing:
-        print(f"MISSING in the unpacked archive: {what}", file=sys.stderr)
+        print(f"WANTED in the archive: {what}", file=sys.stderr)
     failed = missing or (arguments.to_publish and points)
     print(f"{'FAILED' if failed else 'good'}, {time.monotonic() - started:.0f} s")
     return 1 if failed else 0

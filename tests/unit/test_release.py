@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,70 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from release import archive, contents
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "release"))
-import archive  # noqa: E402
-
-MOST_MEGABYTES = 40  # before compression; the weights are 24
-
-
-@pytest.fixture(scope="module")
-def shipped():
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout: an unpacked archive does not make archives")
-    return archive.shipped()
-
-
-def imported(module):
-    """Files of the pack that the file ``module`` imports, relative to ROOT; in the pack, imports are relative."""
-    for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            folder = (ROOT / module).parents[node.level - 1].joinpath(*(node.module or "").split("."))
-            names = (folder / f"{name.name}.py" for name in node.names)
-            for path in (folder.with_suffix(".py"), folder / "__init__.py", *names):
-                if path.is_file():
-                    yield path.relative_to(ROOT).as_posix()
-
-
-def needed_modules():
-    """Every Python file that ComfyUI comes to load, with the __init__ of its folders."""
-    found, to_read = set(), ["__init__.py"]
-    while to_read:
-        module = to_read.pop()
-        if module not in found:
-            found.add(module)
-            to_read += imported(module)
-            to_read += [str(p / "__init__.py") for p in Path(module).parents if (ROOT / p / "__init__.py").is_file()]
-    return found
-
-
-def test_the_code_that_is_loaded_is_shipped_and_no_other(shipped):
-    assert {path for path in shipped if path.endswith(".py")} == needed_modules()
-
-
-def test_what_the_nodes_and_the_page_read_is_shipped(shipped):
-    there = [*ROOT.glob("workflows/*"), *ROOT.glob("subgraphs/*"), *ROOT.glob("locales/*/*.json")]
-    there += [path for path in ROOT.glob("web/**/*") if path.suffix in (".js", ".css", ".md")]
-    there += [ROOT / "demo/weights/p2p_demo.safetensors", ROOT / "demo/still_life.png"]
-    there += [ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE")]
-    assert [path for path in there if path.is_file() and path.relative_to(ROOT).as_posix() not in shipped] == []
-
-
-def test_pictures_are_shipped_exactly_if_a_help_page_shows_them(shipped):
-    shown = set()
-    for path in shipped:
-        if path.startswith("web/docs/") and path.endswith(".md"):
-            page = ROOT / path
-            links = re.findall(r"(?:!\[[^]]*\]\(|\bsrc=\")([^)#\s\"]+)", page.read_text(encoding="utf-8"))
-            shown |= {(page.parent / link).resolve().relative_to(ROOT).as_posix() for link in links if ":" not in link}
-    assert {path for path in shipped if path.startswith("web/docs/images/")} == shown, "mend .comfyignore"
-
-
-def test_nothing_of_development_is_shipped_and_the_archive_is_small(shipped):
-    folders = {path.split("/")[0] for path in shipped if "/" in path}
-    assert folders <= {"demo", "locales", "nodes", "p2p_attention", "subgraphs", "web", "workflows"}
-    assert not [path for path in shipped if re.search(r"(^|/)(tests?|bench|train)\b|(^|/)test_|\.csv$|(^|/)\.", path)]
-    assert sum((ROOT / path).stat().st_size for path in shipped) < MOST_MEGABYTES * 1e6
 
 
 def test_the_version_has_its_changes():
@@ -116,22 +55,85 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_the_archive_holds_what_git_knows_but_for_the_ignored(checkout):
-    archive.pack(checkout / "out" / "pack.zip", checkout)
-    assert set(archive.sizes(checkout / "out" / "pack.zip")) == {
-        ".comfyignore",
-        "CHANGELOG.md",
-        "locales/",
-        "nodes/",
-        "pyproject.toml",
-    }
-    assert archive.shipped(checkout) == [
-        ".comfyignore",
-        "CHANGELOG.md",
-        "locales/ko/nodeDefs.json",
-        "nodes/tests/kept.py",
-        "pyproject.toml",
-    ]
+@pytest.fixture
+def complete():
+    """The paths that an archive of this repository has to hold."""
+    code, read = contents.needed_modules(), contents.read_at_run_time()
+    return code | read | contents.shown(code | read)
+
+
+def test_a_complete_archive_is_good(complete):
+    assert list(contents.wrong(complete)) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["nodes/edit.py", "p2p_attention/__init__.py", "demo/still_life.png", "workflows/word_swap.jpg"],
+)
+def test_what_is_missing_is_named(complete, path):
+    assert [sentence.split(",")[0] for sentence in contents.wrong(complete - {path})] == [path]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "tools/gallery.py",
+        "dev.py",
+        "workflows/api/word_swap.json",
+        "tests/conftest.py",
+        "tools/training/loss_curve.png",
+    ],
+)
+def test_what_is_of_development_is_named(complete, path):
+    assert any(sentence.startswith(f"not {path}") for sentence in contents.wrong(complete | {path}))
+
+
+def test_a_picture_that_no_page_shows_is_named(complete):
+    page = "web/docs/P2PPromptPair.md"
+    wrong = list(contents.wrong(complete - {page}))
+    assert f"{page}, which nodes or page read" in wrong
+    assert any(sentence.startswith("not web/docs/images/") for sentence in wrong)
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """``stand_in(said)`` takes the place of the registry's tool: it makes an archive of one file, and says that."""
+
+    def make(said):
+        tool = tmp_path / "comfy"
+        tool.write_text(
+            f"#!{sys.executable}\nimport zipfile\nprint({said!r})\nwith zipfile.ZipFile('node.zip', 'w') as archive:\n"
+            "    archive.write('pyproject.toml')\n"
+        )
+        tool.chmod(0o755)
+        monkeypatch.setenv("P2P_COMFY_CLI", str(tool))
+
+    return make
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a script with a #! line")
+def test_the_archive_is_what_the_registry_s_tool_makes(checkout, stand_in):
+    made = checkout / "out" / "pack.zip"
+    stand_in("Created zip file: node.zip")
+    archive.pack(made, checkout)
+    assert archive.contents(made) == ["pyproject.toml"] and not (checkout / "node.zip").exists()
+    for complaint in (
+        "File not found. Not including in zip: nodes/edit.py",
+        "Warning: Not in a git repository or git not installed. Zipping all files.",
+    ):
+        stand_in(complaint)
+        with pytest.raises(archive.ReleaseError, match=complaint):
+            archive.pack(made, checkout)
+        assert not (checkout / "node.zip").exists()
+
+
+def test_an_archive_is_made_of_a_git_checkout_by_a_tool_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("P2P_COMFY_CLI", "comfy")
+    with pytest.raises(archive.ReleaseError, match="wanted a git checkout"):
+        archive.pack(tmp_path / "pack.zip", tmp_path)
+    monkeypatch.delenv("P2P_COMFY_CLI")
+    with pytest.raises(archive.ReleaseError, match="dev.py"):
+        archive.pack(tmp_path / "pack.zip", tmp_path)
 
 
 def test_a_release_says_what_is_missing(checkout):
@@ -146,11 +148,8 @@ def test_a_release_says_what_is_missing(checkout):
     log.write_text("## [1.2.2] - unreleased\n\n- Older\n")
     with pytest.raises(archive.ReleaseError, match=r"'## \[1\.2\.3\] - DATE'"):
         archive.changes(checkout)
-    (checkout / "nodes/tests/kept.py").unlink()
-    with pytest.raises(archive.ReleaseError, match="nodes/tests/kept.py"):
-        archive.pack(checkout / "pack.zip", checkout)
 
 
-def test_translations_that_are_shipped_are_those_that_are_written(shipped):
-    for path in (path for path in shipped if path.startswith("locales/")):
+def test_translations_that_are_shipped_are_those_that_are_written(complete):
+    for path in (path for path in complete if path.startswith("locales/")):
         assert json.loads((ROOT / path).read_text(encoding="utf-8")), path
