@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
 TEXTS = sorted(
     path
-    for path in ROOT.glob("**/*.md")
-    if not any(part.startswith(".") or part == "output" for part in path.relative_to(ROOT).parts)
+    for folder in ROOT.iterdir()
+    if not folder.name.startswith(".") and folder.name != "output"
+    for path in ([folder] if folder.suffix == ".md" else folder.glob("**/*.md"))
 )
 HELP = sorted(DOCS.glob("P2P*.md"))
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
