@@ -150,7 +150,8 @@ def check(arguments):
 
 
 def test(arguments):
-    paths = named_paths(arguments)
+    named = named_paths(arguments)
+    paths = list(named.values())
     parts = parts_of(paths)
     host = None if parts <= PARTS_WITHOUT_HOST else Host()
     python = host.python if host else bare_python()
@@ -158,6 +159,10 @@ def test(arguments):
     env = {"HYPOTHESIS_STORAGE_DIRECTORY": str(HOST / "hypothesis")} | (host.environment() if host else {})
     if "browser" in parts:
         env["P2P_NEWER_PAGE"] = str(newer_page(python))
+    # The host wants to run in its own folder, and the tests go there: all paths are whole.
+    for place, path in named.items():
+        arguments[place] = str(path) + "".join(arguments[place].partition("::")[1:])
+    arguments += ["-c", str(ROOT / "pyproject.toml"), *([] if named else [str(ROOT / "tests")])]
     if all(path.is_dir() for path in paths) and not any(each.startswith(("-n", "--pdb")) for each in arguments):
         # Two processes with a thread each: small tensors gain nothing from threads, which wait for each other.
         arguments = ["-n", str(min(2, os.cpu_count() or 1)), "--dist", "worksteal", *arguments]
@@ -174,9 +179,13 @@ def test(arguments):
 
 
 def named_paths(arguments):
-    """Files and folders in tests/ that pytest's arguments name."""
-    paths = [(ROOT / str(argument).split("::")[0]).resolve() for argument in arguments if str(argument)[:1] != "-"]
-    return [path for path in paths if path.exists() and path.is_relative_to(ROOT / "tests")]
+    """Place among pytest's arguments -> the file or folder in tests/ that it names."""
+    paths = {place: (ROOT / argument.split("::")[0]).resolve() for place, argument in enumerate(arguments)}
+    return {
+        place: path
+        for place, path in paths.items()
+        if arguments[place][:1] != "-" and path.exists() and path.is_relative_to(ROOT / "tests")
+    }
 
 
 def parts_of(paths):
