@@ -138,9 +138,9 @@ def row_program(
     terms = [_Term(query=row, value=row) for row in range(len(rows))]  # the first of each row
     seconds: list[tuple[int, _Term]] = []  # (row, its second term)
     for row, edited in enumerate(rows):
-        equation = edited and edited.equation
-        if equation is None:
+        if edited is None or edited.equation is None:
             continue
+        equation = edited.equation
         if equation.self_attention:
             self_query[row] = edited.source
         if equation.inject is None:
@@ -173,9 +173,9 @@ def row_program(
         query=index([term.query for term in laid_out]),
         value=index([term.value for term in laid_out]),
         injected=index(injected),
-        matrices=stack([laid_out[at].matrix for at in injected], (length, length)),
+        matrices=stack([term.matrix for term in laid_out if term.matrix is not None], (length, length)),
         scaled=index(scaled),
-        scales=stack([laid_out[at].scale for at in scaled], (length, 1)),
+        scales=stack([term.scale for term in laid_out if term.scale is not None], (length, 1)),
         first=index([place[term] for term in terms]) if filled_up else None,
         split=index([row for row, _ in seconds]),
         second=index([place[term] for _, term in seconds]),
@@ -242,6 +242,7 @@ def rewrite_self_attention(
     program: RowProgram, hidden: torch.Tensor, context: torch.Tensor, value: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Self-attention injection, SDPA(Q[0], K[0], V*): shapes come from the source. All (N, Q, C)."""
+    assert program.self_query is not None, "asked only where a row's self-attention is injected"
     queries = hidden.index_select(0, program.self_query)
     keys = queries if context is hidden else context.index_select(0, program.self_query)
     return queries, keys, value

@@ -8,7 +8,7 @@ tile 2: conditionings, ...]``, or each conditioning with all of its tiles. Then 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -57,13 +57,13 @@ class RowsOfCalls:
     """Tells the rows of a run's batches. Layouts are told once each.
 
     Args:
-        rows_of: conditioning id -> R, for those made from a pair.
+        paired: ids of the conditionings made from a pair.
         pictures: B, of the run.
         rows: R, of a picture: the source and its edits.
     """
 
-    def __init__(self, rows_of: Mapping[Hashable, int], pictures: int, rows: int):
-        self._pairs = frozenset(rows_of)
+    def __init__(self, paired: Iterable[Hashable], pictures: int, rows: int):
+        self._paired = frozenset(paired)
         self._pictures, self._rows = pictures, rows
         self._known: dict[tuple, CallRows] = {}
 
@@ -132,7 +132,7 @@ class RowsOfCalls:
             for number, row in order:
                 edit = row % self._rows
                 nth = seen[number, edit] = seen.get((number, edit), -1) + 1
-                ours = conditionings[number] in self._pairs
+                ours = conditionings[number] in self._paired
                 # Pictures and tiles follow one another alike in the source's rows and in each edit's.
                 rows.append(Row(conditionings[number], edit, sources[number][nth]) if ours else None)
             self._known[key] = CallRows(tuple(rows), chunks, whole_pictures)

@@ -88,7 +88,7 @@ def _of_each_edit(edits: int, parts: int, conditioning: list | None) -> list[lis
             "conditionings combined in that order by Conditioning (Combine). A part that only one side has is combined "
             "with this node's conditioning instead. Without an edit, leave both target and target_conditioning empty."
         )
-    return [conditioning[first : first + parts] for first in range(0, given, parts)]
+    return [list(conditioning or ())[first : first + parts] for first in range(0, given, parts)]
 
 
 def _checked_row(row: int, part: Part, prompt: Prompt) -> Part:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-SOURCE_ROWS = ("pin", "pin-aligned", "free")
+SourceRow = Literal["pin", "pin-aligned", "free"]
+SOURCE_ROWS: tuple[SourceRow, ...] = get_args(SourceRow)
 STEPS, ITERATIONS, DENOISE = (1, 1000), (0, 50), (0.01, 1.0)  # least and most
 SAME_SIGMA = 1e-4  # relative: schedules are computed in float32
 CONVERGED = 5e-8  # relative; float32 ends there
@@ -52,7 +53,7 @@ class Inversion:
     inputs: torch.Tensor
     sigmas: tuple[float, ...]
     settings: tuple[int, str, float]
-    source_row: Literal["pin", "pin-aligned", "free"]
+    source_row: SourceRow
 
     def __deepcopy__(self, memo: dict) -> Inversion:
         return self  # frozen; the host deep-copies what a model carries whenever a node clones it

@@ -128,6 +128,8 @@ class _RandomState:
     """Where a generator is in its sequence: one that is given, or the device's own."""
 
     def __init__(self, device: torch.device, generator: torch.Generator | None = None):
+        self.get: Callable[[], torch.Tensor]
+        self.set: Callable[[torch.Tensor], Any]
         if generator is not None:
             self.get, self.set = generator.get_state, generator.set_state
         elif device.type == "cpu":

@@ -74,7 +74,8 @@ class AttentionCalls:
                 "another node expands or splits the batch there (regional prompts through attention do). Remove it "
                 "from the model; Conditioning (Set Area / Set Mask) works."
             )
-        pair_length = math.lcm(*(self._run.pair_of(each).length for each in call.rows.conditionings))
+        pairs = map(self._run.pair_of, call.rows.conditionings)
+        pair_length = math.lcm(*(pair.length for pair in pairs if pair is not None))
         if length is None:
             length = pair_length
         if length % pair_length:

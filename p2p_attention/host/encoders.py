@@ -314,7 +314,7 @@ def _roles(
 def _ids(chunks: dict[str, list[list[Token]]]) -> dict[Place, int | str]:
     """Vocabulary ids; for an embedding's vector a digest of it."""
     return {
-        (stream, i): int(token) if isinstance(token, numbers.Integral) else _digest(token)
+        (stream, i): _digest(token) if isinstance(token, torch.Tensor) else int(token)
         for stream, each in chunks.items()
         for i, (token, *_) in enumerate(token for chunk in each for token in chunk)
     }

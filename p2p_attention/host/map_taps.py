@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..call_rows import CallRows
 from ..maps import MapRun, choose_level
 from ..run import EditRun
 
@@ -80,7 +81,7 @@ class MapTaps:
             mine = [maps for maps in wanted if maps.request.pair == self._run.pair_of(conditioning)]
             if not mine:
                 continue
-            self._require_whole_pictures(call, conditioning)
+            self._require_whole_pictures(call, call.rows, conditioning)
             seen = probs(torch.tensor(call.rows.places(conditioning)))
             planned = self._grid(call.size, self._layers[layer].level)
             for maps in mine:
@@ -91,10 +92,10 @@ class MapTaps:
             self._grids[size] = self._grids_of(size)
         return self._grids[size][level]
 
-    def _require_whole_pictures(self, call: ModelCall, conditioning: Hashable) -> None:
+    def _require_whole_pictures(self, call: ModelCall, rows: CallRows, conditioning: Hashable) -> None:
         area = self.areas.get(conditioning)
         wanted = tuple(area[:2]) if area is not None else call.picture
-        if call.size != wanted or not call.rows.whole_pictures:
+        if call.size != wanted or not rows.whole_pictures:
             raise ValueError(
                 f"Attention maps of a picture in tiles are not supported: wanted latents of {wanted[0]} x {wanted[1]} "
                 f"in each model call, got {call.size[0]} x {call.size[1]}. Remove the node that samples in tiles "

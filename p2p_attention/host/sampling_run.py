@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
@@ -37,6 +37,8 @@ from .refusals import (
 )
 from .rows import mask_for_rows, repeat_for_rows
 
+Kind = TypeVar("Kind")
+
 
 def sampling_run(
     executor: Any,
@@ -58,11 +60,10 @@ def sampling_run(
     patcher = guider.model_patcher
     family = family_of(patcher)
     works = guider.model_options[KEY]
-    blends, recorders, guidances, second_passes, inversions = (
-        [work for work in works if isinstance(work, kind)]
-        for kind in (Blend, Recorder, Proximal, Continuation, Inversion)
-    )
-    for work in (*blends, *recorders):
+    blends, recorders, guidances = _of(Blend, works), _of(Recorder, works), _of(Proximal, works)
+    second_passes, inversions = _of(Continuation, works), _of(Inversion, works)
+    recorded: list[Blend | Recorder] = [*blends, *recorders]
+    for work in recorded:
         work.record.clear()
     pairs = pairs_of_conditionings(guider.conds, works)
     refuse_context_windows(guider.model_options)
@@ -74,9 +75,10 @@ def sampling_run(
     rows = next(iter(pairs.values())).rows if pairs else 1
     seeds = count_pictures(len(noise), rows) if second_passes else len(noise)
     repeat_for_rows(guider.conds, seeds, rows)
-    size = noise.shape[-2:]
-    run = EditRun([work for work in works if isinstance(work, Edit)], pairs, sigmas.tolist())
-    maps = {work: [MapRun(each, run.steps) for each in work.requests] for work in (*blends, *recorders)}
+    height, width = noise.shape[-2:]
+    size = (height, width)
+    run = EditRun(_of(Edit, works), pairs, sigmas.tolist())
+    maps = {work: [MapRun(each, run.steps) for each in work.requests] for work in recorded}
     taps = MapTaps(run, maps.values(), family, patcher, size)
     blend_runs = [BlendRun(work, maps[work], seeds, size, run.steps) for work in blends]
     rows_of_calls = RowsOfCalls(pairs, seeds, rows)
@@ -122,6 +124,10 @@ def sampling_run(
     for work in recorders:
         work.finish(maps[work][0], taps.areas, size, samples)
     return samples
+
+
+def _of(kind: type[Kind], works: Sequence[Any]) -> list[Kind]:
+    return [work for work in works if isinstance(work, kind)]
 
 
 def _look_at_the_loaded_model(family: Family, model_options: dict) -> None:

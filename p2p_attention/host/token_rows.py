@@ -7,7 +7,6 @@ that templates that are cut off and encoders that are joined come out right with
 from __future__ import annotations
 
 import copy
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +30,7 @@ def token_rows(clip: Any, read: ReadRows | None, chunks: dict[str, list[list[Tok
     for stream, each in chunks.items():
         first[stream] = len(places)
         places += [(stream, i) for i in range(sum(map(len, each)))]
-    twin = _twin(clip, first)
+    twin: Any = _twin(clip, first)
     pairs = {stream: [[(token, 1.0) for token, *_ in chunk] for chunk in each] for stream, each in chunks.items()}
     context, _, *extra = twin.encode_token_weights(pairs)
     extra = extra[0] if extra else {}
@@ -58,14 +57,14 @@ def _twin(clip: Any, first: dict[str, int]) -> torch.nn.Module:
     return twin
 
 
-def _copy(module: torch.nn.Module) -> torch.nn.Module:
+def _copy(module: Any) -> Any:
     """Another module of the same parts, which can be exchanged."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
     return twin
 
 
-def _numbering(part: torch.nn.Module, first: int, width: int) -> torch.nn.Module:
+def _numbering(part: Any, first: int, width: int) -> Any:
     """One of the host's text models, whose row for a token is the token's number on all channels.
 
     As in the host a vector of another width than the model's is left out, and the chunk filled up at its end.
@@ -91,4 +90,4 @@ def _numbering(part: torch.nn.Module, first: int, width: int) -> torch.nn.Module
 
 
 def _fits(token: int | torch.Tensor, vector_size: int) -> bool:
-    return isinstance(token, numbers.Integral) or token.shape[-1] == vector_size
+    return not isinstance(token, torch.Tensor) or token.shape[-1] == vector_size

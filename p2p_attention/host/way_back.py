@@ -13,7 +13,7 @@ import torch
 
 from ..checks import require_between, require_one_of
 from ..conditionings import first_row
-from ..invert import DENOISE, ITERATIONS, SOURCE_ROWS, STEPS, Inversion, invert
+from ..invert import DENOISE, ITERATIONS, SOURCE_ROWS, STEPS, Inversion, SourceRow, invert
 from ..null_text import CFG, INNER_STEPS, optimise_null_text, spans_of_steps
 from . import KEY
 from .attach import attach, without_works
@@ -29,7 +29,7 @@ def ddim_invert(
     latent: dict,
     settings: tuple[int, str, float],
     refine_iterations: int,
-    source_row: str,
+    source_row: SourceRow,
 ) -> tuple[Any, dict]:
     """Find the noise that leads to a picture, by the host's own model calls, with progress and previews.
 

@@ -225,10 +225,10 @@ def test_another_node_expands_the_batch_in_attention(sampling):
     conditioning, pair = sampling.pair(SWAP)
 
     def more_chunks(executor, x, timesteps, context, y, control, transformer_options, **kwargs):
-        options = {**transformer_options, "uuids": transformer_options["uuids"] * 3}
-        return executor(x, timesteps, context, y, control, options, **kwargs)
+        x, timesteps, context = (torch.cat([each, each]) for each in (x, timesteps, context))
+        return executor(x, timesteps, context, y, control, transformer_options, **kwargs).chunk(2)[0]
 
     model = sampling.edit(pair)
     model.add_wrapper_with_key("diffusion_model", "another pack", more_chunks)
-    with pytest.raises(ValueError, match="rows in attention: another node"):
+    with pytest.raises(ValueError, match="in attention, got 8: another node"):
         sampling.ksampler(model, conditioning, latent(1, 8, 8))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,7 +60,7 @@ class Family(Protocol):
     def require_loaded(self, diffusion_model: torch.nn.Module) -> None:
         """As ``require``, of the model as it was loaded for the run: other packs put layers in then."""
 
-    def layers(self, model: Any) -> dict[Hashable, Layer]:
+    def layers(self, model: Any) -> Mapping[Any, Layer]:
         """The attention layers of which maps can be taken, by the name that the family's hook gives them."""
 
     def grids(self, model: Any, size: tuple[int, int]) -> list[Grid]:

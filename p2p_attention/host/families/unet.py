@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import numbers
 from typing import Any
 
 import comfy.model_sampling
@@ -212,7 +211,7 @@ def _piece(clip: Any, token: int | torch.Tensor, weight: float, group: int) -> P
             f"Wanted weights up to {LARGEST_WEIGHT:g}, as in (word:1.2), got {weight:g}. Change it in the prompt; each "
             "pair of parentheses is a factor of 1.1."
         )
-    if isinstance(token, numbers.Integral):
+    if not isinstance(token, torch.Tensor):
         return Piece(int(token), clip.tokenizer.untokenize([(token, weight)])[0][1], group)
     digest = hashlib.sha1(token.detach().float().cpu().numpy().tobytes()).hexdigest()
     return Piece(digest, "(embedding)", group)
@@ -220,7 +219,8 @@ def _piece(clip: Any, token: int | torch.Tensor, weight: float, group: int) -> P
 
 def _transformers(unet: UNetModel) -> dict[tuple[str, int, int], tuple[BasicTransformerBlock, int]]:
     """(block, number, index) -> the layer, and how often the latent is halved before it."""
-    layers, level, levels = {}, 0, []
+    layers: dict[tuple[str, int, int], tuple[BasicTransformerBlock, int]] = {}
+    level, levels = 0, []
     for number, block in enumerate(unet.input_blocks):
         level += any(isinstance(module, Downsample) for module in block.modules())
         levels.append(level)
