@@ -52,7 +52,7 @@ def compare(
     alike = likeness(prompts)
 
     def pair(alignment: str) -> PromptPair:
-        return PromptPair(first, tuple(others), 0, lambda text: read(text).words, alignment, alike)
+        return PromptPair(first, tuple(others), 0, lambda text: read(text).words, alignment=alignment, likeness=alike)
 
     found: dict[str, Any] = {"prompts": [_prompt(prompt, read) for prompt in prompts]}
     cells = len(first.words) * sum(len(prompt.words) for prompt in others)

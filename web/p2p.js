@@ -52,6 +52,7 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (node.comfyClass === 'P2PPromptPair') chooseAlike(node)
+    if (PAIR_NODES.includes(node.comfyClass)) hostOf(node).fold('alignment', true) // before it takes room; nodes never shrink
     if (NODES[node.comfyClass]) addViews(node, NODES[node.comfyClass])
   }
 })
@@ -169,7 +170,7 @@ function hostOf(node) {
       if (!found || Boolean(found.hidden) === folded) return
       found.hidden = folded
       found.options.hidden = folded // where Nodes 2.0 looks
-      node.setSize?.([node.size[0], Math.max(node.size[1], node.computeSize()[1])])
+      if (!folded) node.setSize?.([node.size[0], Math.max(node.size[1], node.computeSize()[1])])
       node.setDirtyCanvas?.(true, true)
     },
     look: () => live.get(node)?.(), // what only the view knows has changed
