@@ -24,6 +24,7 @@ settings.register_profile(
 settings.load_profile("unit")
 
 START = Piece(0, "<start>", 0)
+LETTER_OF_BYTE = {byte: letter for letter, byte in _byte_of_letter().items()}
 END = Piece(1, "<end>", 0)  # CLIP pads with it, too
 
 
@@ -80,8 +81,7 @@ class ToyTokenizer:
 
     @staticmethod
     def _bytes(text: str) -> str:
-        letter_of_byte = {byte: letter for letter, byte in _byte_of_letter().items()}
-        return "".join(letter_of_byte[byte] for byte in text.encode())
+        return "".join(LETTER_OF_BYTE[byte] for byte in text.encode())
 
     def _id(self, letters: str) -> int:
         return self._ids.setdefault(letters, 2 + len(self._ids))
