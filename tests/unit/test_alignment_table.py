@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from p2p_attention.align import CONNECTIVES, align
 from p2p_attention.phrases import LANGUAGES
 
