@@ -1,7 +1,8 @@
 """POST /p2p/alignment: the words of two prompts and how they are aligned, for the page to draw on the nodes.
 
 The JSON asked with: ``source`` and ``target``, the texts of a node that makes a pair; ``node``, its id in the run (in a
-subgraph with the subgraph's before it, ``5:12``); ``breaks``, true where ``BREAK`` separates parts.
+subgraph with the subgraph's before it, ``5:12``); ``breaks``, true where ``BREAK`` separates parts; ``alignment``, the
+node's text of that name.
 
 The answer: what ``comparison.compare`` gives and ``tokenizer``, with ``connected`` true where it is that of the CLIP
 with which the node ran last; else it is ComfyUI's own for CLIP, whose vocabulary all CLIP encoders share. Bad input is
@@ -18,7 +19,7 @@ from weakref import WeakValueDictionary
 from aiohttp import web
 
 from ..p2p_attention.comparison import compare
-from ..p2p_attention.host.encode import prompt_reader
+from ..p2p_attention.host.encode import likeness_for, prompt_reader
 
 PATH = "/p2p/alignment"
 
@@ -42,7 +43,7 @@ def add_route() -> None:
 async def _answer(request: web.Request) -> web.Response:
     try:
         asked = await request.json()
-        texts = [asked[name] for name in ("source", "target")] if isinstance(asked, dict) else []
+        texts = [asked["source"], asked["target"], asked.get("alignment", "")] if isinstance(asked, dict) else []
     except (ValueError, KeyError):
         texts = []
     if not texts or not all(isinstance(text, str) for text in texts):
@@ -58,9 +59,9 @@ async def _answer(request: web.Request) -> web.Response:
     return web.json_response({"tokenizer": {"name": tokenizer, "connected": clip is not None}, **found})
 
 
-def _compare(clip: Any, breaks: bool, source: str, target: str) -> tuple[str, dict[str, Any]]:
+def _compare(clip: Any, breaks: bool, source: str, target: str, alignment: str) -> tuple[str, dict[str, Any]]:
     name, read = prompt_reader(clip, breaks)
-    return name, compare(read, source, target)
+    return name, compare(read, source, target, alignment, likeness_for(clip))
 
 
 def _refusal(message: str) -> web.Response:

@@ -18,6 +18,17 @@ def _pair_outputs() -> list[io.Output]:
     ]
 
 
+def _alignment_input() -> io.String.Input:
+    return io.String.Input(
+        "alignment",
+        default="",
+        multiline=True,
+        optional=True,
+        tooltip="Only where the words below do not stand for each other as you mean it, one line each: cat -> dog (dog "
+        "takes the place of cat), + hat (new), - hat (removed).",
+    )
+
+
 class PromptPair(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -34,22 +45,25 @@ class PromptPair(io.ComfyNode):
                 io.String.Input(
                     "source",
                     multiline=True,
+                    dynamic_prompts=True,
                     tooltip="The prompt of the picture you start from. It is made as this prompt alone would make it.",
                 ),
                 io.String.Input(
                     "target",
                     multiline=True,
+                    dynamic_prompts=True,
                     tooltip="The edited prompt: change or add words. Several edits are separated by a line that holds "
                     "only ---, one image each. Empty: the source alone, for instance to look at its attention maps.",
                 ),
+                _alignment_input(),
             ],
             outputs=_pair_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, clip, source: str, target: str) -> io.NodeOutput:
-        encoded = encode_pair(clip, source, target)
+    def execute(cls, clip, source: str, target: str, alignment: str = "") -> io.NodeOutput:
+        encoded = encode_pair(clip, source, target, alignment)
         remember_clip(getattr(cls.hidden, "unique_id", None), clip)
         return io.NodeOutput(*encoded)
 
@@ -88,13 +102,16 @@ class PairFromConditioning(io.ComfyNode):
                     tooltip="The text that target_conditioning was encoded from; of several edits separated by a line "
                     "that holds only ---.",
                 ),
+                _alignment_input(),
             ],
             outputs=_pair_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, clip, source_conditioning, source, target, target_conditioning=None) -> io.NodeOutput:
-        made = pair_conditionings(clip, source, target, source_conditioning, target_conditioning)
+    def execute(
+        cls, clip, source_conditioning, source, target, target_conditioning=None, alignment=""
+    ) -> io.NodeOutput:
+        made = pair_conditionings(clip, source, target, source_conditioning, target_conditioning, alignment)
         remember_clip(getattr(cls.hidden, "unique_id", None), clip)
         return io.NodeOutput(*made)

@@ -21,7 +21,7 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 
-from .align import CONNECTIVES, align
+from .align import CONNECTIVES, aligned
 from .checks import require_between, require_one_of
 from .edit import chosen_rows
 from .maps import Branch, MapRequest, MapRun, WordPositions, find_words, place, spread
@@ -177,7 +177,7 @@ def local_blend(
 def _differing_words(pair: PromptPair, row: int) -> list[tuple[int, WordPositions]]:
     """(row, word) of what the source says and the edit does not, and the other way round."""
     changed: list[tuple[int, Word]] = []
-    for span in align(pair.source, pair.targets[row]).spans:
+    for span in aligned(pair, row).spans:
         if span.kind != "shared":
             changed += [(0, word) for word in span.source] + [(row + 1, word) for word in span.target]
     if not changed:

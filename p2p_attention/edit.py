@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .align import Alignment, Kind, align
+from .align import Alignment, Kind, aligned
 from .attention import RowState
 from .checks import require_between
 from .prompt import PromptPair, listing, quoted, split_names
@@ -136,7 +136,7 @@ def reweight(pair: PromptPair, words: str, scale: float, window: Window, edit: i
     for row in chosen:
         positions = {position for name in names for position in found[name][row]}
         if positions:
-            kinds = align(pair.source, pair.targets[row]).kinds
+            kinds = aligned(pair, row).kinds
             rows[row] = RowEdit(
                 gates=tuple(window if kind == "shared" else NEVER for kind in kinds),
                 self_attention=NEVER,
@@ -173,7 +173,7 @@ def _injection(
     edit: int,
 ) -> Edit:
     chosen = chosen_rows(pair, edit)
-    alignments = {row: align(pair.source, pair.targets[row]) for row in chosen}
+    alignments = {row: aligned(pair, row) for row in chosen}
     gates = {row: [cross if kind in kinds else NEVER for kind in alignments[row].kinds] for row in chosen}
     for word, window in parse_word_windows(word_windows):
         found = _find_in_targets(pair, word, chosen)

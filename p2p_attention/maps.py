@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 
-from .align import align
+from .align import aligned
 from .checks import require_one_of
 from .edit import RowState
 from .prompt import Prompt, PromptPair, listing, quoted
@@ -183,7 +183,7 @@ class MapRun:
                 if injected is not None and any(gate):
                     target = pair.targets[row - 1]
                     g = torch.tensor(gate).repeat(length // target.length)[:, None]
-                    matrix = align(pair.source, target).matrix
+                    matrix = aligned(pair, row - 1).matrix
                     across = length // matrix.shape[1]
                     injected[row] = matrix.repeat(length // matrix.shape[0], across) / across @ (g * own[row])
                     own[row] *= 1.0 - g

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 
-from .align import align
+from .align import aligned
 from .attention import EditedRow, RowEquation, RowProgram, RowState, row_equation, row_program
 from .call_rows import CallRows
 from .edit import Edit, combine
@@ -31,6 +31,7 @@ class EditRun:
         self._edits = {pair: [edit for edit in edits if edit.pair == pair] for pair in self._pairs.values()}
         self._calls: dict[tuple, RowProgram | None] = {}  # looked up once per attention layer: a cheap key
         self._programs: dict[tuple, RowProgram] = {}  # steps with the same gates and gains share a program
+        self._matrices: dict[tuple[PromptPair, int], torch.Tensor] = {}  # large for long prompts; they go with the run
 
     def step_of(self, sigma: float) -> int:
         """The step a noise level belongs to: i for sigmas[i] and everything down to, without, sigmas[i + 1].
@@ -88,7 +89,9 @@ class EditRun:
 
     def _equations(self, conditioning: Hashable, states: tuple[RowState, ...], length: int) -> list[RowEquation | None]:
         pair = self._pairs[conditioning]
-        return [
-            row_equation(align(pair.source, target).matrix, state, length)
-            for target, state in zip(pair.targets, states, strict=True)
-        ]
+        return [row_equation(self._matrix(pair, row), state, length) for row, state in enumerate(states)]
+
+    def _matrix(self, pair: PromptPair, row: int) -> torch.Tensor:
+        if (pair, row) not in self._matrices:
+            self._matrices[pair, row] = aligned(pair, row).matrix
+        return self._matrices[pair, row]

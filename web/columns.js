@@ -13,7 +13,8 @@ export function columnsOf(answer, edit) {
   const spans = answer.edits[edit] ?? []
   const columns = spans.slice(0, MOST_COLUMNS).map((span) => ({
     kind: span.kind,
-    source: span.source.map((i) => withBorder(source, i)),
+    moved: Boolean(span.moved), // it stands elsewhere in the source
+    source: span.source.map((i) => ({ ...withBorder(source, i), border: !span.moved && withBorder(source, i).border })),
     target: span.target.map((i) => withBorder(target, i))
   }))
   return { columns, left: Math.max(0, spans.length - MOST_COLUMNS) }

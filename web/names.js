@@ -1,12 +1,24 @@
 /**
- * The names of words in a text box, as the nodes read them: separated by commas or lines; `cat#2` is the second cat.
+ * The names of words in a text box, as the nodes read them: separated by commas or lines; `cat#2` is the second cat. A
+ * name that holds a comma is in double quotes, or has a backslash before the comma.
  *
  * A prompt is here an array of its words, {text, name}, in order; `name` names that word alone, or is null. A choice is
  * something to pick, {name, places}: the places are [prompt, word] indices.
  */
 
 export function splitNames(text) {
-  return text.split(/[,\n]/).map((name) => name.trim()).filter(Boolean)
+  const names = text.match(/\s*"(?:\\.|[^"\n])*"\s*(?=[,\n]|$)|(?:\\,|[^,\n])+/g) ?? []
+  return names.map((name) => unquoted(name.trim())).filter(Boolean)
+}
+
+function unquoted(name) {
+  const quoted = name.length > 2 && name.startsWith('"') && name.endsWith('"') && name.includes(',')
+  return (quoted ? name.slice(1, -1).trim().replaceAll('\\"', '"') : name).replaceAll('\\,', ',')
+}
+
+/** Names as a text box holds them. */
+export function joinNames(names) {
+  return names.map((name) => name.replaceAll(',', '\\,')).join(', ')
 }
 
 /** The indices of the words of a prompt that an entry of the box means: a word, all its occurrences, or a phrase. */
@@ -16,17 +28,25 @@ export function meant(entry, words) {
   return (numbered ? found.slice(numbered[2] - 1, numbered[2]) : found).flat()
 }
 
+/** Found by letters: `)` is also a part of the word `),`, but `cat` is none of `catfish`. */
 function occurrences(entry, words) {
-  const wanted = plain(entry)
+  const wanted = plain(entry.replace(/\\([()])/g, '$1'))
   const found = []
-  for (let first = 0; wanted && first < words.length; first++) {
-    let letters = ''
-    for (let last = first; last < words.length && letters.length < wanted.length; last++) {
-      letters += plain(words[last].text)
-      if (letters === wanted) found.push(words.slice(first, last + 1).map((_, i) => first + i))
-    }
+  if (!wanted) return found
+  const owners = words.flatMap(({ text }, i) => [...plain(text)].map((letter) => ({ letter, i })))
+  const line = owners.map(({ letter }) => letter)
+  const letters = [...wanted]
+  for (let first = 0; first + letters.length <= line.length; first++) {
+    if (!letters.every((letter, i) => line[first + i] === letter)) continue
+    if (![first, first + letters.length].every((at) => mayCut(owners, at))) continue
+    found.push([...new Set(owners.slice(first, first + letters.length).map(({ i }) => i))])
   }
   return found
+}
+
+function mayCut(owners, at) {
+  if (at === 0 || at === owners.length || owners[at - 1].i !== owners[at].i) return true
+  return [owners[at - 1], owners[at]].some(({ letter }) => !/[\p{L}\p{N}\p{M}]/u.test(letter))
 }
 
 /** How the text encoder sees letters, near enough to compare them: case and spaces do not count. */
@@ -48,7 +68,7 @@ export function entriesFor(text, prompts, choice) {
 export function toggle(text, prompts, choice) {
   const entries = splitNames(text)
   const meaning = entriesFor(text, prompts, choice)
-  if (!meaning.length) return [...entries, choice.name].join(', ')
+  if (!meaning.length) return joinNames([...entries, choice.name])
   const others = meaning.flatMap((entry) =>
     prompts.flatMap((words) =>
       meant(entry, words).map((i) => words[i]).filter((word) => plain(word.text) === plain(entry) && word.name)
@@ -56,5 +76,5 @@ export function toggle(text, prompts, choice) {
   )
   const left = others.map((word) => word.name).filter((name) => plain(name) !== plain(choice.name))
   const kept = entries.filter((entry) => !meaning.includes(entry))
-  return [...new Set([...kept, ...left])].join(', ')
+  return joinNames([...new Set([...kept, ...left])])
 }

@@ -10,6 +10,7 @@
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
 import { compareView } from './compare_view.js'
+import { Draw, firstChoices, hasChoices } from './choices.js'
 import { Comparisons } from './comparisons.js'
 import { make } from './elements.js'
 import { hasBreaks, outputKey, PAIR_NODES, pairOf, pathTo, runId, textOf } from './graph.js'
@@ -50,9 +51,33 @@ app.registerExtension({
     api.addEventListener('execution_success', () => comparisons.forget()) // the connected CLIP may be known now
   },
   nodeCreated(node) {
+    if (node.comfyClass === 'P2PPromptPair') chooseAlike(node)
+    if (PAIR_NODES.includes(node.comfyClass)) hostOf(node).fold('alignment', true) // before it takes room; nodes never shrink
     if (NODES[node.comfyClass]) addViews(node, NODES[node.comfyClass])
   }
 })
+
+/**
+ * `{cat|dog}` in the source and in its edits is one choice. The page would draw each text box by itself; when the texts
+ * are queued, each box is asked once, and a box that is asked again begins the next draw.
+ */
+function chooseAlike(node) {
+  let draw = new Draw()
+  const asked = new Set()
+  for (const widget of node.widgets.filter(({ name }) => name === 'source' || name === 'target')) {
+    widget.serializeValue = (saved, place) => {
+      if (typeof widget.value !== 'string') return widget.value
+      if (asked.has(widget)) {
+        asked.clear()
+        draw = new Draw()
+      }
+      asked.add(widget)
+      const text = draw.resolve(widget.value)
+      if (saved?.widgets_values) saved.widgets_values[place] = text // what was drawn goes into the picture's file
+      return text
+    }
+  }
+}
 
 function lookAtAll() {
   for (const [node, look] of live) {
@@ -140,6 +165,14 @@ function hostOf(node) {
         host.end()
       }
     },
+    fold(name, folded) {
+      const found = widget(name)
+      if (!found || Boolean(found.hidden) === folded) return
+      found.hidden = folded
+      found.options.hidden = folded // where Nodes 2.0 looks
+      if (!folded) node.setSize?.([node.size[0], Math.max(node.size[1], node.computeSize()[1])])
+      node.setDirtyCanvas?.(true, true)
+    },
     look: () => live.get(node)?.(), // what only the view knows has changed
     resized: () => node.setDirtyCanvas?.(true, true),
     comparison() {
@@ -151,12 +184,31 @@ function hostOf(node) {
       const [source, target] = ['source', 'target'].map((name) => textOf(pair.node, name, pair.path))
       if (source === null || target === null) return { hint: 'The prompts come from another node, so their words show only in the run.' }
       if (!source.trim()) return { hint: 'Write the source prompt, and its words appear here.' }
-      return comparisons.get({ node: runId(pair.node, pair.path), source, target, breaks: hasBreaks(pair.node) })
+      const breaks = hasBreaks(pair.node)
+      const resolve = breaks ? (text) => text : firstChoices // only P2P Prompt Pair's own boxes are drawn
+      const told = comparisons.get({
+        node: runId(pair.node, pair.path),
+        source: resolve(source),
+        target: resolve(target),
+        breaks,
+        alignment: textOf(pair.node, 'alignment', pair.path) ?? ''
+      })
+      return own ? { ...told, hints: hintsFor([source, target], breaks) } : told
     },
     output: () => app.nodeOutputs?.[outputKey(node, root())],
     picture: ({ filename, subfolder, type }) => api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`)
   }
   return host
+}
+
+/** What a person may not expect of the texts, though nothing is wrong with them. */
+function hintsFor(texts, breaks) {
+  if (breaks) return []
+  return [
+    texts.some((text) => /\bBREAK\b/.test(text)) &&
+      'BREAK is read as the word “break”, as in CLIP Text Encode. For parts encoded each by itself: Conditioning (Concat), P2P Pair From Conditioning.',
+    texts.some(hasChoices) && 'Shown with the first word of each {a|b}. In a run source and edits choose alike.'
+  ].filter(Boolean)
 }
 
 /** What is done on a view is not done to the node under it; the wheel and the middle button still move the canvas. */

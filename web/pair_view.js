@@ -1,8 +1,10 @@
 /** P2P Prompt Pair: the prompts as words, each edit's under the source's words that they stand for. */
 
+import { isDecided, withLine, withoutWord } from './alignment.js'
 import { columnsOf, counts, summary, tokenCount, wordsOf } from './columns.js'
-import { make, redraw } from './elements.js'
+import { make, redraw, toggleButton } from './elements.js'
 
+const ALIGNMENT = 'alignment'
 const SAYS = {
   shared: 'stands in both prompts',
   swapped: 'stands in place of the other',
@@ -10,17 +12,95 @@ const SAYS = {
   removed: 'only in the source'
 }
 
-/** @param host see p2p.js; `host.comparison()` is what the server says of the node's prompts. */
+const WITH_A_LINE = 'Wrong counterpart? Drag a line to the right word, or click one after the other.'
+const DRAG = 4 // pixels before a press becomes a drag
+
+/**
+ * @param host see p2p.js; `host.comparison()` is what the server says of the node's prompts. What a person decides about
+ * which word stands for which, by dragging a line between two words or picking one after the other, is written into the
+ * node's text `alignment`.
+ */
 export function pairView(host) {
   const element = make('div', { class: 'p2p-pair' })
+  let open = false // whether the node's text box of decisions is shown while it is empty
+  let picked = null // {edit, side, name}: the word that waits for its counterpart
+  const linker = {
+    picked: (edit, side, name) => picked !== null && picked.edit === edit && picked.side === side && picked.name === name,
+    pick(edit, side, name) {
+      if (picked && picked.edit === edit && picked.side !== side) return linker.link(edit, picked, { side, name })
+      picked = linker.picked(edit, side, name) ? null : { edit, side, name }
+      host.look()
+    },
+    link(edit, one, other) {
+      picked = null
+      const names = { [one.side]: one.name, [other.side]: other.name }
+      host.set(ALIGNMENT, withLine(host.value(ALIGNMENT) ?? '', names, edit))
+    },
+    forget(edit, side, name) {
+      picked = null
+      host.set(ALIGNMENT, withoutWord(host.value(ALIGNMENT) ?? '', { [side]: name }, edit))
+    },
+    decided: (edit, side, name) => isDecided(host.value(ALIGNMENT) ?? '', { [side]: name }, edit)
+  }
+  element.addEventListener('pointerdown', (event) => startDrag(event, element, linker))
   return {
     element,
-    state: () => host.comparison(),
-    show(told) {
+    state: () => ({ told: host.comparison(), open, picked, alignment: host.value(ALIGNMENT) }),
+    show({ told, alignment }) {
+      host.fold(ALIGNMENT, !open && !alignment)
       element.classList.toggle('p2p-pending', Boolean(told.pending))
-      redraw(element, told.hint || told.error || !told.answer ? note(told) : pair(told.answer))
+      const hints = (told.hints ?? []).map((hint) => note({ hint }))
+      const refused = told.answer?.refused ? note({ error: told.answer.refused }) : null
+      const pen = alignment ? null : () => penButton(open, openOrClose)
+      redraw(element, told.hint || told.error || !told.answer ? note(told) : [hints, refused, pair(told.answer, linker, pen)])
     }
   }
+
+  function openOrClose() {
+    open = !open
+    host.look()
+  }
+}
+
+/** From a word a line is drawn to where the pointer is; over a word of the other prompt, or that prompt's name, it ends. */
+function startDrag(event, element, linker) {
+  const from = event.target.closest('[data-word]')
+  if (!from || event.button !== 0) return
+  const began = [event.clientX, event.clientY]
+  let line = null
+  const move = ({ clientX, clientY }) => {
+    if (!line && Math.hypot(clientX - began[0], clientY - began[1]) < DRAG) return
+    line ??= element.appendChild(make('span', { class: 'p2p-drawn', 'aria-hidden': 'true' }))
+    const box = element.getBoundingClientRect()
+    const scale = box.width / element.offsetWidth || 1 // the canvas is zoomed
+    const [x, y] = [(began[0] - box.left) / scale, (began[1] - box.top) / scale]
+    const [dx, dy] = [(clientX - began[0]) / scale, (clientY - began[1]) / scale]
+    line.style.left = `${x}px`
+    line.style.top = `${y}px`
+    line.style.width = `${Math.hypot(dx, dy)}px`
+    line.style.transform = `rotate(${Math.atan2(dy, dx)}rad)`
+  }
+  const end = ({ clientX, clientY }) => {
+    removeEventListener('pointermove', move, true)
+    removeEventListener('pointerup', end, true)
+    removeEventListener('pointercancel', end, true)
+    if (!line) return
+    line.remove()
+    addEventListener('click', stop, { capture: true, once: true }) // which ends the drag, and picks nothing
+    setTimeout(() => removeEventListener('click', stop, true))
+    const to = document.elementFromPoint(clientX, clientY)?.closest('[data-side]')
+    const { edit, side, word } = from.dataset
+    if (!to || !element.contains(to) || to.dataset.edit !== edit || to.dataset.side === side) return
+    linker.link(Number(edit), { side, name: word }, { side: to.dataset.side, name: to.dataset.word ?? null })
+  }
+  addEventListener('pointermove', move, true)
+  addEventListener('pointerup', end, true)
+  addEventListener('pointercancel', end, true)
+}
+
+function stop(event) {
+  event.stopPropagation()
+  event.preventDefault()
 }
 
 /** A sentence in place of the words: what is missing, or what went wrong. */
@@ -28,26 +108,40 @@ export function note({ hint, error }) {
   return make('p', { class: error ? 'p2p-note p2p-error' : 'p2p-note', role: 'status' }, error ?? hint ?? 'Reading …')
 }
 
-function pair(answer) {
-  if (!answer.edits.length) return sourceAlone(answer)
-  return answer.edits.map((_, i) => edit(answer, i))
+/** Shows the node's text box of decisions, or hides it again. */
+function penButton(open, onclick) {
+  const title = 'Decide by hand which word stands for which'
+  const properties = { type: 'button', class: 'p2p-opener', 'data-key': 'pen', 'aria-expanded': String(open), onclick }
+  return make('button', { ...properties, title, 'aria-label': title }, '✎')
 }
 
-function edit(answer, i) {
+function pair(answer, linker, pen) {
+  if (!answer.edits.length) return sourceAlone(answer)
+  return answer.edits.map((_, i) => edit(answer, i, linker, i === 0 ? pen : null))
+}
+
+function edit(answer, i, linker, pen) {
   const label = answer.edits.length > 1 ? `edit ${i + 1}` : 'edit'
   const [source, target] = [answer.prompts[0], answer.prompts[i + 1]]
-  const head = headOf(answer, label, counts(answer, i), `${source.tokens} → ${tokenCount(target)}`)
+  const head = headOf(answer, label, counts(answer, i), `${source.tokens} → ${tokenCount(target)}`, pen)
   if (answer.edits[i] === null) {
     return make('section', {}, head, note({ hint: 'Too long to compare while you type. The nodes will, when they run.' }))
   }
   const { columns, left } = columnsOf(answer, i)
-  const rowNames = make('span', { class: 'p2p-column p2p-rows' }, make('i', {}, 'source'), make('i', {}, label))
-  const flow = make('div', { class: 'p2p-flow' }, rowNames, columns.map(column), left ? more(left) : null)
+  const rowName = (side, text, kind) =>
+    make('i', { 'data-side': side, 'data-edit': String(i), title: `Drag a word here: it is then ${kind}.` }, text)
+  const rowNames = make(
+    'span',
+    { class: 'p2p-column p2p-rows' },
+    rowName('source', 'source', 'new'),
+    rowName('target', label, 'removed')
+  )
+  const flow = make('div', { class: 'p2p-flow' }, rowNames, columns.map((each) => column(each, i, linker)), left ? more(left) : null)
   return make('section', { 'aria-label': `${label}: ${summary(counts(answer, i))}` }, head, flow)
 }
 
 /** What is shown, how many words of each kind (which explains their looks, too), and the tokens. */
-function headOf(answer, label, counted, tokens) {
+function headOf(answer, label, counted, tokens, pen = null) {
   const { name, connected } = answer.tokenizer
   const reader = connected ? `the connected CLIP (${name})` : `ComfyUI’s own ${name}; once it has run, by the connected CLIP`
   const keys = counted.map(({ kind, count }) =>
@@ -58,33 +152,55 @@ function headOf(answer, label, counted, tokens) {
     { class: 'p2p-head' },
     make('b', {}, label),
     keys,
+    pen?.(),
     make('span', { class: 'p2p-counts', title: `Read by ${reader}. Before and after the words of each 77 positions stand a start and an end.` }, tokens)
   )
 }
 
-function column({ kind, source, target }) {
+function column({ kind, source, target, moved }, edit, linker) {
   const title = [source, target].map((words) => words.map(({ text }) => text).join(' ')).filter(Boolean).join(' → ')
   return make(
     'span',
-    { class: `p2p-column p2p-${kind}`, title: `${kind}: ${kind === 'shared' ? title.split(' → ')[0] : title}` },
-    side(source, kind, target.length ? kind : null),
+    {
+      class: `p2p-column p2p-${kind}${moved ? ' p2p-moved' : ''}`,
+      title: `${kind}${moved ? ', moved' : ''}: ${kind === 'shared' ? title.split(' → ')[0] : title}`
+    },
+    side(source, kind, { edit, side: 'source', linker }),
     make('span', { class: 'p2p-link', 'aria-hidden': 'true' }),
-    side(target, kind, source.length ? kind : null)
+    side(target, kind, { edit, side: 'target', linker })
   )
 }
 
-/** One row of a column; where it has no word, the kind is written. */
-function side(words, kind) {
+/** One row of a column; where it has no word, the kind is written. `where` is its edit and side, to link words from. */
+function side(words, kind, where) {
   if (!words.length) return make('span', { class: 'p2p-gap' }, kind)
-  return make('span', { class: 'p2p-cell' }, words.map((word) => chip(word, kind)))
+  return make('span', { class: 'p2p-cell' }, words.map((word) => chip(word, kind, where)))
 }
 
-function chip(word, kind) {
+function chip(word, kind, where) {
   const border = word.border ? make('span', { class: 'p2p-border', title: 'Here a chunk of 77 positions ends.' }, '77') : null
   const split = word.split ? ', split between two chunks of 77 positions' : ''
   const pieces = word.tokens > 1 ? make('sup', { title: `${word.tokens} tokens${split}` }, String(word.tokens)) : null
   const classes = `p2p-chip p2p-${kind}${word.split ? ' p2p-split' : ''}`
-  return [border, make('span', { class: classes }, word.text, pieces)]
+  if (!where || word.name === null) return [border, make('span', { class: classes }, word.text, pieces)]
+  const { edit, side, linker } = where
+  const decided = linker.decided(edit, side, word.name)
+  const button = toggleButton(
+    {
+      on: linker.picked(edit, side, word.name),
+      class: `${classes} p2p-linkable${decided ? ' p2p-decided' : ''}`,
+      'data-word': word.name,
+      'data-side': side,
+      'data-edit': String(edit),
+      'data-key': `${edit} ${side} ${word.name}`,
+      title: decided ? `${word.name}: you have decided this. Double-click to leave it to the node.` : WITH_A_LINE,
+      onclick: () => linker.pick(edit, side, word.name),
+      ondblclick: () => linker.forget(edit, side, word.name)
+    },
+    word.text,
+    pieces
+  )
+  return [border, button]
 }
 
 function sourceAlone(answer) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -10,13 +11,20 @@ import folder_paths
 import torch
 from comfy.sd1_clip import SD1Tokenizer
 
+from ..align import check_alignment
 from ..conditionings import parts_by_row, stack_parts, stack_rows
+from ..likeness import WordLikeness, likeness_of
 from ..prompt import Prompt, PromptPair, join_prompts, quoted, split_breaks, split_edits
 from ..rows import row_name
 from .families import reader_of
 
+BREAK_IS_A_WORD = (
+    "Prompt-to-Prompt: BREAK in P2P Prompt Pair is read as the word 'break', as CLIP Text Encode reads it. To encode "
+    "parts of a prompt each by itself, join them with Conditioning (Concat) and use P2P Pair From Conditioning."
+)
 
-def encode_pair(clip: Any, source: str, target: str) -> tuple[list, PromptPair]:
+
+def encode_pair(clip: Any, source: str, target: str, alignment: str = "") -> tuple[list, PromptPair]:
     """Encode a source prompt and its edits as the rows of one conditioning.
 
     Each row is what CLIP Text Encode gives for that prompt, brought to the rows' common length in the way of the
@@ -26,21 +34,29 @@ def encode_pair(clip: Any, source: str, target: str) -> tuple[list, PromptPair]:
         clip: the host's CLIP.
         source: the prompt of the picture to edit.
         target: the edited prompt; several are separated by a line ``---``; empty for the source alone.
+        alignment: what the user has decided about which word stands for which, see ``overrides.py``.
 
     Returns:
         The conditioning (rows: source, edits) and the pair.
 
     Raises:
-        ValueError: an empty prompt, no CLIP, or a text encoder of no family.
+        ValueError: an empty prompt, no CLIP, a text encoder of no family, or an alignment line that does not fit.
     """
     prompts = _read_prompts(clip, source, target, _tokenize)
+    if any(len(split_breaks(prompt.text)) > 1 for prompt in prompts):
+        logging.warning(BREAK_IS_A_WORD)
     schedules = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt.text)) for prompt in prompts]
-    pair = _make_pair(clip, prompts, schedules[0][0][0])
+    pair = _make_pair(clip, prompts, schedules[0][0][0], alignment)
     return [stack_rows(rows, pair) for rows in zip(*schedules, strict=True)], pair
 
 
 def pair_conditionings(
-    clip: Any, source: str, target: str, source_conditioning: list, target_conditioning: list | None = None
+    clip: Any,
+    source: str,
+    target: str,
+    source_conditioning: list,
+    target_conditioning: list | None = None,
+    alignment: str = "",
 ) -> tuple[list, PromptPair]:
     """Make conditionings that other nodes encoded the rows of one, and a pair of the texts that they say.
 
@@ -54,6 +70,7 @@ def pair_conditionings(
             alone.
         source_conditioning: of the picture to edit.
         target_conditioning: of the edit; of several edits one behind the other, as Conditioning (Combine) puts them.
+        alignment: as for ``encode_pair``.
 
     Returns:
         The conditioning (rows: source, edits) and the pair.
@@ -63,7 +80,7 @@ def pair_conditionings(
     """
     prompts = _read_prompts(clip, source, target, _tokenize_parts)
     parts = parts_by_row(prompts, source_conditioning, target_conditioning)
-    pair = _make_pair(clip, prompts, parts[0][0][0])
+    pair = _make_pair(clip, prompts, parts[0][0][0], alignment)
     return stack_parts(parts, pair), pair
 
 
@@ -81,15 +98,28 @@ def _read_prompts(clip: Any, source: str, target: str, read: Callable[[Any, str]
     return prompts
 
 
-def _make_pair(clip: Any, prompts: Sequence[Prompt], context: torch.Tensor) -> PromptPair:
+def _make_pair(clip: Any, prompts: Sequence[Prompt], context: torch.Tensor, alignment: str) -> PromptPair:
     family = reader_of(clip)
-    return PromptPair(
+    pair = PromptPair(
         source=prompts[0],
         targets=tuple(prompts[1:]),
         context_dim=context.shape[-1],
         tokenize=lambda text: family.read(clip, text).words,
         padded=family.pads_texts,
+        alignment=alignment,
+        likeness=likeness_for(clip)(prompts),
     )
+    check_alignment(pair)
+    return pair
+
+
+def likeness_for(clip: Any) -> Callable[[Sequence[Prompt]], WordLikeness | None]:
+    """Prompts -> the likeness of their words, as a pair of them has it.
+
+    Only of CLIP's words: those of other encoders are not numbered as in the first part's vocabulary.
+    """
+    known = clip is not None and not reader_of(clip).pads_texts
+    return lambda prompts: likeness_of(clip, prompts) if known else None
 
 
 def _tokenize(clip: Any, text: str) -> Prompt:

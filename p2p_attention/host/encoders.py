@@ -151,10 +151,10 @@ def _prompt(
     )
 
 
-def _word(text: str, _: tuple[int, int], places: Sequence[tuple[int | str, int]]) -> Word:
+def _word(text: str, span: tuple[int, int], places: Sequence[tuple[int | str, int]]) -> Word:
     """A word from what it says, its characters in the prompt (start, end) and its (id, position)s."""
     ids, positions = zip(*places, strict=True)
-    return Word(text, ids, positions)
+    return Word(text, ids, positions, *span)
 
 
 # ------------------------------------------------------------------------------------------------- asking the tokenizer

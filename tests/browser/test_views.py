@@ -209,6 +209,81 @@ def test_a_refusal_is_shown_and_forgotten(page, renderer):
     page.complaints.clear()
 
 
+def chip(page, side, text):
+    return page.locator(f".p2p-pair button[data-side={side}]", has_text=text).first
+
+
+def test_a_line_between_two_words_is_written_down(page, renderer):
+    """Drawn with the mouse, or by picking one word after the other; undone; and taken back."""
+    open_workflow(page, workflow("word_swap"))
+    look_at(page, "P2PPromptPair", 1.2)
+    assert ["swapped", "cat", "mushroom"] in words(page)
+    assert node(page, "P2PPromptPair", "n => n.widgets.find(w => w.name === 'alignment').hidden")
+    source, target = chip(page, "source", "orange"), chip(page, "target", "mushroom")
+    source.hover()
+    page.mouse.down()
+    box = target.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
+    assert page.locator(".p2p-drawn").count() == 1
+    page.mouse.up()
+    wait_for_value(page, "P2PPromptPair", "alignment", "orange -> mushroom")
+    assert page.locator(".p2p-drawn").count() == 0
+    page.wait_for_selector(".p2p-pair:not(.p2p-pending) .p2p-decided")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.p2p-pair .p2p-column')].some(e => e.title === 'swapped: orange → mushroom')"
+    )
+    assert not node(page, "P2PPromptPair", "n => n.widgets.find(w => w.name === 'alignment').hidden")
+    screenshot(page, f"pair_linked_{renderer}", fit=False)
+    assert (
+        page.evaluate(
+            "app.graphToPrompt().then(p => Object.values(p.output).find("
+            "n => n.class_type === 'P2PPromptPair').inputs.alignment)"
+        )
+        == "orange -> mushroom"
+    )
+    for _ in range(4):  # that the node has grown is a step of its own
+        page.keyboard.press("Control+z")
+        page.wait_for_timeout(500)
+        if not value(page, "P2PPromptPair", "alignment"):
+            break
+    wait_for_value(page, "P2PPromptPair", "alignment", "")
+    page.wait_for_selector(".p2p-pair:not(.p2p-pending)")
+    chip(page, "target", "mushroom").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".p2p-pair button[aria-pressed=true]")
+    chip(page, "source", "grass").click()
+    wait_for_value(page, "P2PPromptPair", "alignment", "grass -> mushroom")
+    page.wait_for_selector(".p2p-pair:not(.p2p-pending) .p2p-decided")
+    chip(page, "target", "mushroom").dblclick()
+    wait_for_value(page, "P2PPromptPair", "alignment", "")
+
+
+def test_source_and_edits_choose_alike(page, renderer):
+    open_workflow(page, workflow("word_swap"))
+    look_at(page, "P2PPromptPair", 1.2)
+    words(page)
+    ask = """async ([source, target]) => {
+        const n = app.graph.nodes.find(n => n.type === 'P2PPromptPair');
+        n.widgets.find(w => w.name === 'source').value = source;
+        n.widgets.find(w => w.name === 'target').value = target;
+        const seen = [];
+        for (let i = 0; i < 12; i++) {
+            const { output } = await app.graphToPrompt();
+            const { inputs } = Object.values(output).find(n => n.class_type === 'P2PPromptPair');
+            seen.push([inputs.source, inputs.target]);
+        }
+        return seen }"""
+    choice = "{red|green|blue|black|white}"
+    drawn = page.evaluate(ask, [f"a {choice} cat // not read", f"a {choice} dog\n---\na {choice} fox"])
+    assert len({source for source, _ in drawn}) > 1, "nothing is drawn"
+    for source, target in drawn:
+        colour = source.removesuffix(" cat ").removeprefix("a ")
+        assert target == f"a {colour} dog\n---\na {colour} fox"
+    page.wait_for_selector(".p2p-pair .p2p-note:has-text('choose alike')")
+    node(page, "P2PPromptPair", "n => (n.widgets.find(w => w.name === 'source').value = 'a cat BREAK a dog')")
+    page.wait_for_selector(".p2p-pair .p2p-note:has-text('BREAK is read as the word')")
+
+
 # ------------------------------------------------------------------------------------------------------ picking
 
 

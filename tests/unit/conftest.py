@@ -14,7 +14,8 @@ os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".host" / "hypo
 
 from hypothesis import Phase, settings  # noqa: E402
 
-from p2p_attention.prompt import Piece, Prompt, PromptPair, Word, build_prompt  # noqa: E402
+from p2p_attention.letters import is_unspaced  # noqa: E402
+from p2p_attention.prompt import Piece, Prompt, PromptPair, Word, _byte_of_letter, build_prompt  # noqa: E402
 
 # The same examples in every run. Explaining a failure takes longer than all the tests.
 settings.register_profile(
@@ -23,6 +24,7 @@ settings.register_profile(
 settings.load_profile("unit")
 
 START = Piece(0, "<start>", 0)
+LETTER_OF_BYTE = {byte: letter for letter, byte in _byte_of_letter().items()}
 END = Piece(1, "<end>", 0)  # CLIP pads with it, too
 
 
@@ -38,8 +40,9 @@ def one_thread():
 class ToyTokenizer:
     """Reads text as CLIP does: lower case, words in pieces, chunks of start, content, end and padding.
 
-    A piece has up to three letters: ``mirror`` becomes ``mir`` ``ror</w>``. ``(word:1.2)`` is a segment of its own, and
-    so is ``embedding:name``, which stands for two vectors.
+    A piece has up to three letters: ``mirror`` becomes ``mir`` ``ror</w>``; of scripts without spaces it has one. Their
+    letters are written as bytes are, in CLIP's alphabet. ``(word:1.2)`` is a segment of its own, and so is
+    ``embedding:name``, which stands for two vectors.
     """
 
     def __init__(self):
@@ -63,16 +66,22 @@ class ToyTokenizer:
 
     def _content(self, text: str) -> list[Piece]:
         pieces = []
-        segments = re.split(r"\(([^()]*):[\d.]+\)|(?<!\S)(embedding:\S+)", text)
+        segments = re.split(r"(?<!\\)\(([^()]*):[\d.]+\)|(?<!\S)(embedding:\S+)", text)
         for group, segment in enumerate(filter(None, segments), 1):
             if segment.startswith("embedding:"):
                 pieces += [Piece(f"{segment} vector {i}", "(embedding)", group) for i in range(2)]
                 continue
-            for word in re.findall(r"\w+|[^\w\s]+", segment.lower()):
-                letters = [word[i : i + 3] for i in range(0, len(word), 3)]
+            read = re.sub(r"\\([()])", r"\1", segment.lower())
+            for word in re.findall(r"\d+(?=[^\W\d])|\w+|[^\w\s]+", read):
+                size = 1 if is_unspaced(word[0]) else 3
+                letters = [self._bytes(word[i : i + size]) for i in range(0, len(word), size)]
                 letters[-1] += "</w>"
                 pieces += [Piece(self._id(each), each, group) for each in letters]
         return pieces
+
+    @staticmethod
+    def _bytes(text: str) -> str:
+        return "".join(LETTER_OF_BYTE[byte] for byte in text.encode())
 
     def _id(self, letters: str) -> int:
         return self._ids.setdefault(letters, 2 + len(self._ids))

@@ -34,8 +34,16 @@ def positions(words):
     return [position for word in words for position in word.positions]
 
 
-def special_positions(prompt):
-    return prompt.starts, prompt.ends, prompt.padding
+def positions_of(word):
+    return word.positions
+
+
+def special_positions(source, target):
+    """Of source and target, what stands for each other; where one has no padding, ends and padding together."""
+    pairs = [(source.starts, target.starts), (source.ends, target.ends), (source.padding, target.padding)]
+    if bool(source.padding) != bool(target.padding):
+        pairs[1:] = [(source.ends + source.padding, target.ends + target.padding)]
+    return pairs
 
 
 # ---- the classes
@@ -118,10 +126,11 @@ def test_kinds_of_positions(toy):
 
 
 @given(SENTENCES, SENTENCES)
-def test_spans_cover_both_prompts_in_order(toy, source, target):
+def test_spans_cover_both_prompts_the_target_in_order(toy, source, target):
     source, target = toy.prompt(source), toy.prompt(target)
     spans = align(source, target).spans
-    assert [word for span in spans for word in span.source] == list(source.words)
+    # what has moved past other words is shared with where it was
+    assert sorted((word for span in spans for word in span.source), key=positions_of) == list(source.words)
     assert [word for span in spans for word in span.target] == list(target.words)
     for span in spans:
         assert span.kind != "shared" or [word.ids for word in span.source] == [word.ids for word in span.target]
@@ -198,7 +207,7 @@ def test_attention_is_kept_word_by_word(toy, source, target):
     alignment = align(source, target)
     matrix = alignment.matrix
     groups = [(positions(span.source), positions(span.target)) for span in alignment.spans]
-    groups += zip(special_positions(source), special_positions(target), strict=True)
+    groups += special_positions(source, target)
     rows, columns = torch.zeros(source.length), torch.zeros(target.length)
     left_over = matrix.clone()
     for ours, theirs in groups:
@@ -227,7 +236,9 @@ def test_swapped_word_leaves_all_other_columns_in_place(toy, sentence, new_word,
     for i, (ours, theirs) in enumerate(zip(source.words, target.words, strict=True)):
         block = alignment.matrix[:, list(theirs.positions)]
         expected = torch.zeros_like(block)
-        if i == swapped:
+        if i == swapped and ours.text == ",":  # which no word stands for
+            assert {alignment.kinds[position] for position in theirs.positions} == {"new"}
+        elif i == swapped:
             expected[list(ours.positions)] = 1.0 / len(theirs.positions)
             assert {alignment.kinds[position] for position in theirs.positions} == {"swapped"}
         else:
@@ -247,8 +258,8 @@ def test_swapped_word_of_unequal_pieces(toy):
             [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0],  # sit
             [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0],  # s
             [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],  # end
-            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],  # padding, which the target has none of
-            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],  # padding, which the target has none of: its end takes all
+            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
         ]
     )
     assert torch.equal(matrix, expected)
@@ -289,7 +300,17 @@ def test_unequal_chunk_counts(toy):
     assert matrix[[4, 5]].sum() == 2.0
 
 
-def test_special_positions_without_a_counterpart_are_new(toy):
-    alignment = align(toy.prompt("a big cat", 5), toy.prompt("a cat", 5))  # no padding against one
-    assert alignment.kinds[-1] == "new"
-    assert not alignment.matrix[:, -1].any()
+def test_end_and_padding_belong_together(toy):
+    """Of a source that fills its chunk the end shares its attention between the target's end and padding."""
+    alignment = align(toy.prompt("a big cat", 5), toy.prompt("a cat", 5))
+    assert alignment.kinds[-2:] == ("shared", "shared")
+    assert alignment.matrix[4].tolist() == [0.0, 0.0, 0.0, 0.5, 0.5]
+    alignment = align(toy.prompt("a cat", 5), toy.prompt("a big cat", 5))
+    assert alignment.matrix[3:].tolist() == [[0.0, 0.0, 0.0, 0.0, 1.0]] * 2
+
+
+def test_special_positions_without_a_counterpart_are_new():
+    source = Prompt("", words=(), starts=(), ends=(), padding=(), length=1)
+    alignment = align(source, Prompt("", words=(), starts=(0,), ends=(1,), padding=(2,), length=3))
+    assert alignment.kinds == ("new", "new", "new")
+    assert not alignment.matrix.any()

@@ -19,6 +19,21 @@ test('names are separated by commas and lines', () => {
   assert.deepEqual(splitNames(''), [])
 })
 
+test('a name may hold a comma, in quotes or behind a backslash', () => {
+  assert.deepEqual(splitNames('cat, "a, b", c\\, d\ne'), ['cat', 'a, b', 'c, d', 'e'])
+  assert.deepEqual(splitNames('"cat", a "big, dog'), ['"cat"', 'a "big', 'dog'])
+  const odd = words('cat', '),', 'dog')
+  assert.equal(toggle('dog', [odd], choice(0, 1, [odd])), 'dog, )\\,')
+  assert.equal(toggle('dog, )\\,', [odd], choice(0, 1, [odd])), 'dog')
+})
+
+test('names are found by letters, whatever stands in one piece with them', () => {
+  const tags = words('pokemon', '(', 'creature', '),', 'smile', '(', 'creature', ')')
+  assert.deepEqual(meant('(creature)', tags), [1, 2, 3, 5, 6, 7])
+  assert.deepEqual(meant('\\(creature\\)#2', tags), [5, 6, 7])
+  assert.deepEqual(meant('reature', tags), [])
+})
+
 test('an entry means a word, all its occurrences, one of them, or a phrase', () => {
   assert.deepEqual(meant('cat', source), [1])
   assert.deepEqual(meant('CAT ', source), [1])
