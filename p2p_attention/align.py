@@ -629,10 +629,11 @@ def _places(span: Span) -> list[tuple[list[int], list[int]]]:
     counts = {len(word.places) for words in sides for word in words}
     if len(counts) != 1:
         return [(_positions(span.source), _positions(span.target))]
-    return [
-        tuple([position for word in words for position in word.places[number]] for words in sides)
-        for number in range(counts.pop())
-    ]
+
+    def of(words: Sequence[Word], encoder: int) -> list[int]:
+        return [position for word in words for position in word.places[encoder]]
+
+    return [(of(span.source, encoder), of(span.target, encoder)) for encoder in range(counts.pop())]
 
 
 def _positions(words: Sequence[Word]) -> list[int]:

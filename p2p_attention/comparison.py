@@ -65,9 +65,8 @@ def compare(
 
 
 def _prompt(prompt: Prompt, read: Callable[[str], Prompt]) -> dict[str, Any]:
-    hits: dict[
-        str, tuple[str, list[tuple[int, ...]]]
-    ] = {}  # a word's text -> what is typed for it, and what that means
+    # A word's text -> what is typed for it, and what that means.
+    hits: dict[str, tuple[str, dict[tuple[int, ...], int]]] = {}
     words = []
     for word in prompt.words:
         if word.text not in hits:

@@ -31,9 +31,7 @@ class WordLikeness:
     """
 
     def __init__(self, weight: torch.Tensor, prompts: Iterable[Prompt]):
-        words = {
-            word.ids for prompt in prompts for word in prompt.words if all(isinstance(each, int) for each in word.ids)
-        }
+        words = set(filter(None, (_vocabulary_ids(word) for prompt in prompts for word in prompt.words)))
         sample = _rows(weight, range(0, len(weight), max(1, len(weight) // SAMPLE)))
         centre = sample.mean(dim=0)
         sample = torch.nn.functional.normalize(sample - centre, dim=1)
@@ -42,10 +40,16 @@ class WordLikeness:
         self._vectors = {ids: _direction(_rows(weight, ids) - centre) for ids in sorted(words)}
 
     def __call__(self, a: Word, b: Word) -> float:
-        vectors = [self._vectors.get(word.ids) for word in (a, b)]
+        vectors = [self._vectors.get(_vocabulary_ids(word)) for word in (a, b)]
         if vectors[0] is None or vectors[1] is None:
             return 0.0
         return round((float(vectors[0] @ vectors[1]) - self._mean) / self._unit, DIGITS)
+
+
+def _vocabulary_ids(word: Word) -> tuple[int, ...]:
+    """Of a word's pieces; none where one is an embedding."""
+    ids = tuple(each for each in word.ids if isinstance(each, int))
+    return ids if len(ids) == len(word.ids) else ()
 
 
 def likeness_of(clip: Any, prompts: Iterable[Prompt]) -> WordLikeness | None:

@@ -240,8 +240,8 @@ class Language:
 
 ENGLISH = Language("en", ENGLISH_LINKS, ENGLISH_ARTICLES, ENGLISH_VERBS)
 OTHERS = tuple(
-    Language(name, *(frozenset(each.split()) for each in small_words), follow)
-    for name, (*small_words, follow) in LANGUAGES.items()
+    Language(name, frozenset(links.split()), frozenset(articles.split()), frozenset(verbs.split()), follow)
+    for name, (links, articles, verbs, follow) in LANGUAGES.items()
 )
 
 
@@ -371,8 +371,10 @@ def _opens(
     first = unit[0]
     text = "".join(words[i].text for i in unit)
     small = text.lower()
-    if roles[first] in ("mark", "link"):
-        return roles[first]
+    if roles[first] == "mark":
+        return "mark"
+    if roles[first] == "link":
+        return "link"
     if is_unspaced(text[0]):
         if number and text.startswith(LINKS_WITHIN) and _adjoins(words[first - 1], words[first]):
             return "verb"

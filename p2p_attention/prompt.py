@@ -236,13 +236,13 @@ def join_prompts(text: str, parts: Sequence[Prompt]) -> Prompt:
         begin = text.find(part.text, at)
         at = max(at, begin + len(part.text))
         for word in part.words:
-            known = begin >= 0 and word.start is not None
+            shift = begin if begin >= 0 else None
             words.append(
                 replace(
                     word,
                     positions=tuple(position + length for position in word.positions),
-                    start=word.start + begin if known else None,
-                    end=word.end + begin if known else None,
+                    start=_moved(word.start, shift),
+                    end=_moved(word.end, shift),
                 )
             )
         for name, positions in specials.items():
@@ -408,12 +408,16 @@ def _decoded(data: bytes) -> list[tuple[str, int]]:
     return letters
 
 
+def _moved(at: int | None, by: int | None) -> int | None:
+    return None if at is None or by is None else at + by
+
+
 def _characters(unit: _Unit) -> list[_Unit]:
     """A run of a script without spaces, cut between its characters wherever no piece holds parts of two."""
     within = {at for first, last in unit.covers for at in range(first + 1, last)}
     cuts = [0]
     for at in range(1, len(unit.text)):
-        before, after = unit.text[at - 1 : at + 1]
+        before, after = unit.text[at - 1], unit.text[at]
         if at not in within and (is_unspaced(before) or is_unspaced(after)) and not leans(after):
             cuts.append(at)
     if len(cuts) == 1 or not unit.covers:
@@ -438,7 +442,8 @@ def _characters(unit: _Unit) -> list[_Unit]:
 def _word(unit: _Unit, span: tuple[int, int] | None) -> Word:
     ids, positions = zip(*((piece.id, position) for piece, position in unit.pieces), strict=True)
     covers = () if isinstance(ids[0], str) else unit.covers  # an embedding is there as a whole
-    return Word(unit.text, ids, positions, *(span or (None, None)), covers)
+    start, end = span or (None, None)
+    return Word(unit.text, ids, positions, start, end, covers)
 
 
 def _joined_to_marks(words: Sequence[Word]) -> list[Word]:
