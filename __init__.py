@@ -14,10 +14,13 @@ async def comfy_entrypoint():
     from .nodes.edit import AttentionRefine, AttentionReplace, ReweightToken
     from .nodes.invert import DDIMInvert, NullTextOptimize, ProximalGuidance
     from .nodes.maps import AttentionMaps, RecordAttention
+    from .nodes.pick import PickPictures
     from .nodes.prompt_pair import PairFromConditioning, PromptPair
     from .nodes.second_pass import SecondPass
+    from .p2p_attention.host.prompt_watch import watch_prompts
 
     add_route()
+    watch_prompts()
 
     class PromptToPromptExtension(ComfyExtension):
         async def get_node_list(self):
@@ -33,6 +36,7 @@ async def comfy_entrypoint():
                 AttentionMaps,
                 Compare,
                 SecondPass,
+                PickPictures,
                 DDIMInvert,
                 ProximalGuidance,
                 NullTextOptimize,

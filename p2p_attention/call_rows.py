@@ -48,6 +48,13 @@ class CallRows:
         """Ids of those made from a pair."""
         return tuple(dict.fromkeys(row.conditioning for row in self.rows if row is not None))
 
+    def among(self, count: int, places: Sequence[int]) -> CallRows:
+        """The same rows at these places of a batch of ``count``, whose others are of no pair."""
+        rows: list[Row | None] = [None] * count
+        for row, place in zip(self.rows, places, strict=True):
+            rows[place] = row and Row(row.conditioning, row.row, places[row.source])
+        return CallRows(tuple(rows), self.chunks, self.whole_pictures)
+
     def places(self, conditioning: Hashable) -> list[int]:
         """Where a conditioning's rows stand: picture by picture, the source and then its edits."""
         return [place for place, row in enumerate(self.rows) if row is not None and row.conditioning == conditioning]
@@ -66,6 +73,11 @@ class RowsOfCalls:
         self._paired = frozenset(paired)
         self._pictures, self._rows = pictures, rows
         self._known: dict[tuple, CallRows] = {}
+
+    @property
+    def batch(self) -> int:
+        """B R, the rows of the run."""
+        return self._pictures * self._rows
 
     def by_place(self, conditionings: Sequence[Hashable], count: int) -> CallRows:
         """The rows of a batch as the host lays it out: chunk by chunk, each of whole groups of R rows.

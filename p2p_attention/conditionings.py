@@ -6,6 +6,7 @@ A conditioning is ComfyUI's: a list of parts ``[context, extras]``, a tensor (ro
 from __future__ import annotations
 
 import itertools
+import logging
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -17,11 +18,31 @@ from .prompt import Prompt, PromptPair, quoted
 from .rows import row_name
 
 PAIR_KEY = "p2p_pair"  # marks a part with the pair it was made from
+# What the host's sampler reads of a part, and then what its models do: the rows of one conditioning share all of it.
+# Whatever else other packs note down there (the text they encoded, ids) is not the picture's.
+SHARED = frozenset(
+    "additional_models area clip_end_percent clip_start_percent control control_apply_to_uncond default end_percent "
+    "gligen hooks mask mask_strength model_conds pooled_output set_area_to_bounds start_percent strength "
+    "aesthetic_score aspect_ratio attention_mask attention_mask_img_shape attention_mask_mt5xl audio_codes audio_embed "
+    "audio_inject_scale augmentation_level azimuth camera_conditions clip_vision_output clip_vision_output_pose "
+    "clip_vision_output_ref clip_vision_outputs concat_image concat_latent_image concat_mask concat_mask_index "
+    "condition conditioning_byt5small conditioning_llama3 conditioning_lyrics conditioning_mt5xl conditioning_scale "
+    "context_latents control_video crop_h crop_w cross_attn_controlnet cross_attn_pose degrade_sigma "
+    "driving_mask_28ch elevation embeds face_video_pixels fps frame_rate generated_keyframes guidance "
+    "guide_attention_entries guiding_frame_index height keyframe_idxs lq_latent lyrics_strength "
+    "minimax_audio_cond_noise_aug minimax_keyframes minimax_refs minimax_token_tags minimax_visual_cond_noise_aug "
+    "motion_bucket_id noise_augmentation noise_concat ofs pose_strength pose_video_latent ref_audio ref_latent "
+    "ref_mask_28ch ref_mask_flag reference_audio_timbre_latents reference_latents reference_latents_method "
+    "reference_latents_text_embeds reference_motion reference_strength seconds_start seconds_total "
+    "stable_cascade_prior t5xxl_ids t5xxl_weights target_height target_width text_input_ids time_conditioning "
+    "time_dim_concat time_dim_replace unclip_conditioning unclip_noise_augment_merge unprocessed_ltxav_embeds "
+    "vace_frames vace_mask vace_strength width".split()
+)
 Part = list  # [context, extras]
 
 
 def parts_by_row(
-    prompts: Sequence[Prompt], source_conditioning: list, target_conditioning: list | None
+    prompts: Sequence[Prompt], source_conditioning: list, target_conditioning: list | None, for_each_position: int = 1
 ) -> list[list[Part]]:
     """For each part the rows of source and edits, after checking that each is one row as its text makes it.
 
@@ -29,13 +50,15 @@ def parts_by_row(
         prompts: the texts of source and edits.
         source_conditioning: of the picture to edit.
         target_conditioning: of the edit; of several edits one behind the other.
+        for_each_position: 2 for contexts of keys and values in turn, see ``PromptPair``.
 
     Raises:
         ValueError: the texts do not fit the conditionings.
     """
     edits = _of_each_edit(len(prompts) - 1, len(source_conditioning), target_conditioning)
     sides = [source_conditioning, *edits]
-    return [list(map(_checked_row, itertools.count(), rows, prompts)) for rows in zip(*sides, strict=True)]
+    lengths = [for_each_position * prompt.length for prompt in prompts]
+    return [list(map(_checked_row, itertools.count(), rows, prompts, lengths)) for rows in zip(*sides, strict=True)]
 
 
 def stack_parts(parts: Sequence[Sequence[Part]], pair: PromptPair) -> list[Part]:
@@ -76,6 +99,14 @@ def first_row(part: Part) -> Part:
     return [context[:1], extras]
 
 
+def source_alone(cond: dict[str, Any]) -> None:
+    """Leave only the source's row in a conditioning as a run holds it; it is no longer a pair's."""
+    del cond[PAIR_KEY]
+    cond["cross_attn"] = cond["cross_attn"][:1]
+    if cond.get("pooled_output") is not None:
+        cond["pooled_output"] = cond["pooled_output"][:1]
+
+
 def _of_each_edit(edits: int, parts: int, conditioning: list | None) -> list[list[Part]]:
     """The target conditioning, taken apart into those of the edits, each of as many parts as the source's."""
     given = len(conditioning or ())
@@ -91,7 +122,7 @@ def _of_each_edit(edits: int, parts: int, conditioning: list | None) -> list[lis
     return [list(conditioning or ())[first : first + parts] for first in range(0, given, parts)]
 
 
-def _checked_row(row: int, part: Part, prompt: Prompt) -> Part:
+def _checked_row(row: int, part: Part, prompt: Prompt, length: int) -> Part:
     """One part of one side, after checking that it is one row as its text makes it."""
     context, extras = part
     side = row_name(row)
@@ -106,14 +137,14 @@ def _checked_row(row: int, part: Part, prompt: Prompt) -> Part:
             f"Wanted one row for the {side}, [1, positions, width], got {shape}. Connect the encoding of one text; "
             "several edits' encodings are combined by Conditioning (Combine)."
         )
-    if context.shape[1] != prompt.length:
+    if context.shape[1] != length:
         raise ValueError(
-            f"Wanted {prompt.length} positions for the {side}, which is what its text {quoted(prompt.text)} takes, got "
+            f"Wanted {length} positions for the {side}, which is what its text {quoted(prompt.text)} takes, got "
             f"{context.shape[1]}. "
             + (
                 "Write the whole text that was encoded: BREAK between texts that were joined by Conditioning (Concat), "
                 "or at the end where an encoder added an empty part."
-                if context.shape[1] > prompt.length
+                if context.shape[1] > length
                 else "Write the text that was encoded, and no more."
             )
         )
@@ -162,7 +193,7 @@ def _require_the_texts(parts: Sequence[Sequence[Part]], common: Sequence[bool], 
 
 
 def _require_shared_extras(parts: Sequence[Sequence[Part]], common: Sequence[bool]) -> None:
-    """The rows of one conditioning share everything but the context and its pooled row."""
+    """The rows of one conditioning share what the sampler and the models read, but the context and its pooled row."""
     for rows, alike in zip(parts, common, strict=True):
         source = rows[0][1]
         for row, (_, extras) in enumerate(rows[1:], 1):
@@ -171,11 +202,25 @@ def _require_shared_extras(parts: Sequence[Sequence[Part]], common: Sequence[boo
                 by_row = key == "pooled_output" and not alike and None not in (wanted, got)
                 if by_row and wanted.shape == got.shape or _alike(wanted, got):
                     continue
+                if key not in SHARED:
+                    if not (_is_a_note(wanted) and _is_a_note(got)):
+                        logging.warning(
+                            f"P2P Pair From Conditioning: {quoted(key)}, which ComfyUI does not know, is not the same "
+                            f"for source and {row_name(row)}. That of the source counts."
+                        )
+                    continue
                 raise ValueError(
                     f"Wanted the same {key} for source and {row_name(row)}, which one conditioning shares, got "
                     f"{_shown(wanted)} and {_shown(got)}. Set both alike, or set it behind P2P Pair From Conditioning, "
                     "on its conditioning."
                 )
+
+
+def _is_a_note(value: Any) -> bool:
+    """A text, a number, or several: what packs note down for themselves."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_a_note, value))
+    return value is None or isinstance(value, (str, numbers.Number))
 
 
 def _alike(a: Any, b: Any) -> bool:
@@ -190,11 +235,18 @@ def _alike(a: Any, b: Any) -> bool:
         return a.keys() == b.keys() and all(_alike(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(_alike, a, b))
-    if hasattr(a, "hooks"):  # the host's hooks are equal whenever they do the same, though at other steps
-        return _alike(*([(hook, hook.hook_keyframe) for hook in group.hooks] for group in (a, b)))
+    if hasattr(a, "hooks"):
+        return _alike(*(list(map(_effect, group.hooks)) for group in (a, b)))
     if hasattr(a, "cond_hint_original"):  # a ControlNet; each Apply ControlNet node makes a copy of its own
         return _alike(vars(a), vars(b))
     return (a == b) is True
+
+
+def _effect(hook: Any) -> dict[str, Any]:
+    """What one of the host's hooks does, and when; not which one it is, or at which step it stands."""
+    frames = [(each.start_percent, each.strength, each.guarantee_steps) for each in hook.hook_keyframe.keyframes]
+    own = {name: value for name, value in vars(hook).items() if name not in ("hook_ref", "hook_id", "hook_keyframe")}
+    return {"kind": type(hook), "keyframes": frames, **own}
 
 
 def _shown(value: Any) -> str:

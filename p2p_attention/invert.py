@@ -46,6 +46,7 @@ class Inversion:
         settings: (steps, scheduler, denoise) that made them.
         source_row: "pin" holds the source row on the trajectory, "pin-aligned" also evaluates it on ``inputs``, "free"
             lets it run.
+        context: (1, L, D), of the prompt by which it was found.
     """
 
     image: torch.Tensor
@@ -54,6 +55,7 @@ class Inversion:
     sigmas: tuple[float, ...]
     settings: tuple[int, str, float]
     source_row: SourceRow
+    context: torch.Tensor | None = None
 
     def __deepcopy__(self, memo: dict) -> Inversion:
         return self  # frozen; the host deep-copies what a model carries whenever a node clones it

@@ -117,6 +117,8 @@ class PromptPair:
         padded: how rows get one length. False: shorter ones are repeated. True: they are padded at their end.
         alignment: what the user has decided about which word stands for which, see ``overrides.py``.
         likeness: how alike two words are to the text encoder, in units of what chance gives.
+        doubled: whether contexts hold, for each position, what makes its key and then what makes its value, as nodes
+            for negative weights encode them; a patch of the model takes the two apart again.
 
     Raises:
         ValueError: prompts of so many different lengths that no common one is within reason.
@@ -130,6 +132,7 @@ class PromptPair:
     alignment: str = ""
     likeness: Callable[[Word, Word], float] | None = field(default=None, compare=False, repr=False)
     kept: dict[int, Any] = field(default_factory=dict, init=False, compare=False, repr=False)  # alignments, by row
+    doubled: bool = False
 
     def __post_init__(self) -> None:
         if self.length > LONGEST:
@@ -147,6 +150,11 @@ class PromptPair:
     def rows(self) -> int:
         """Images per seed: the source and each edit."""
         return 1 + len(self.targets)
+
+    @property
+    def context_length(self) -> int:
+        """L of the contexts (R, L, D) that the conditioning holds."""
+        return 2 * self.length if self.doubled else self.length
 
     @cached_property
     def length(self) -> int:

@@ -11,8 +11,7 @@ from .attention import EditedRow, RowEquation, RowProgram, RowState, row_equatio
 from .call_rows import CallRows
 from .edit import Edit, combine
 from .prompt import PromptPair
-
-SIGMA_TOLERANCE = 1e-4  # samplers recompute a step's sigma through logarithms; neighbours differ by far more
+from .steps import StepCounter
 
 
 class EditRun:
@@ -21,12 +20,12 @@ class EditRun:
     Args:
         edits: the edits on the model, in any order.
         pairs: conditioning id -> the pair it was made from.
-        sigmas: the run's noise levels, falling, one more than there are steps.
+        sigmas: the run's noise levels, one more than there are steps.
     """
 
     def __init__(self, edits: Sequence[Edit], pairs: Mapping[Hashable, PromptPair], sigmas: Sequence[float]):
-        self.steps = len(sigmas) - 1
-        self._sigmas = tuple(sigmas)
+        self._counter = StepCounter(sigmas)
+        self.steps = self._counter.count
         self._pairs = dict(pairs)
         self._edits = {pair: [edit for edit in edits if edit.pair == pair] for pair in self._pairs.values()}
         self._calls: dict[tuple, RowProgram | None] = {}  # looked up once per attention layer: a cheap key
@@ -34,12 +33,12 @@ class EditRun:
         self._matrices: dict[tuple[PromptPair, int], torch.Tensor] = {}  # large for long prompts; they go with the run
 
     def step_of(self, sigma: float) -> int:
-        """The step a noise level belongs to: i for sigmas[i] and everything down to, without, sigmas[i + 1].
+        """The step of a model call at this noise level, see ``StepCounter``."""
+        return self._counter.of(sigma)
 
-        So samplers may call the model as often as they like within a step.
-        """
-        reached = sum(each >= sigma * (1.0 - SIGMA_TOLERANCE) for each in self._sigmas[:-1])
-        return min(max(reached - 1, 0), self.steps - 1)
+    def finish_step(self, step: int) -> None:
+        """The sampler says that it has what it needs of a step."""
+        self._counter.finish(step)
 
     def program(
         self,

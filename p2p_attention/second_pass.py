@@ -38,5 +38,19 @@ def count_pictures(batch: int, rows: int) -> int:
 
 
 def noise_for_rows(noise: torch.Tensor, pictures: int, rows: int) -> torch.Tensor:
-    """The noise that the B pictures alone would get, for all of each one's R rows: (B R, C, [F,] H, W)."""
-    return noise[:pictures].repeat_interleave(rows, dim=0)
+    """The noise that the B pictures alone would get, for all of each one's R rows: (B R, C, [F,] H, W).
+
+    Args:
+        noise: (B R, C, [F,] H, W), of which the first B are those; (B, C, H, W) where the latent says which noise each
+            picture has (its ``batch_index``); or (1, C, H, W) for all.
+
+    Raises:
+        ValueError: another number.
+    """
+    if len(noise) not in (1, pictures, pictures * rows):
+        raise ValueError(
+            f"Wanted noise for {pictures} pictures, or for each of their {pictures * rows} rows, got {len(noise)}: the "
+            "latent's batch_index is not that of these pictures. Put Latent Batch Seed Behavior, set to random, before "
+            "the sampler."
+        )
+    return noise[:pictures].expand(pictures, *noise.shape[1:]).repeat_interleave(rows, dim=0)

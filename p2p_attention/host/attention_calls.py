@@ -44,6 +44,7 @@ class AttentionCalls:
     def __init__(self, run: EditRun, taps: MapTaps):
         self._run = run
         self._taps = taps
+        self._among: dict[tuple, CallRows] = {}  # the rows of a call among those that another node added
 
     def program(
         self,
@@ -53,6 +54,7 @@ class AttentionCalls:
         device: torch.device,
         dtype: torch.dtype,
         whole_chunks: bool = False,
+        among: tuple[int, ...] | None = None,
     ) -> RowProgram | None:
         """How to rewrite a call, or None to leave it alone.
 
@@ -61,6 +63,7 @@ class AttentionCalls:
             rows: N, rows of its batch.
             length: positions of the text; None for a call without text, whose program is laid out for the pairs' own.
             whole_chunks: see ``row_program``.
+            among: where the model call's rows are in the batch, if another node has added rows to it.
 
         Raises:
             ValueError: another node changed the batch or the text on the way.
@@ -68,9 +71,12 @@ class AttentionCalls:
         call: ModelCall = options[KEY]
         if call.rows is None:
             return None
-        if rows != len(call.rows):
+        of_call = call.rows
+        if among is not None:
+            of_call = self._among.setdefault((call.rows, rows, among), call.rows.among(rows, among))
+        if rows != len(of_call):
             raise ValueError(
-                f"Wanted {len(call.rows)} rows (source and edits of each conditioning) in attention, got {rows}: "
+                f"Wanted {len(of_call)} rows (source and edits of each conditioning) in attention, got {rows}: "
                 "another node expands or splits the batch there (regional prompts through attention do). Remove it "
                 "from the model; Conditioning (Set Area / Set Mask) works."
             )
@@ -83,7 +89,12 @@ class AttentionCalls:
                 f"Wanted a context of a multiple of {pair_length} tokens (the prompt pair's), got {length}: another "
                 "node adds tokens to the context. Remove it from the model."
             )
-        return self._run.program(call.step, call.rows, length, device, dtype, whole_chunks)
+        return self._run.program(call.step, of_call, length, device, dtype, whole_chunks)
+
+    def keys_and_values_in_turn(self, options: Mapping[str, Any]) -> bool:
+        """Whether texts of a call hold a key and a value for each token, see ``PromptPair``."""
+        call: ModelCall = options[KEY]
+        return call.rows is not None and any(self._run.pair_of(each).doubled for each in call.rows.conditionings)
 
     def wants(self, attention: str, layer: Hashable) -> bool:
         """Whether anybody wants the "cross" or "self" maps of a layer."""

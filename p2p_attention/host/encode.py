@@ -79,7 +79,8 @@ def pair_conditionings(
         ValueError: the texts do not fit the conditionings, or something differs that the rows have to share.
     """
     prompts = _read_prompts(clip, source, target, _tokenize_parts)
-    parts = parts_by_row(prompts, source_conditioning, target_conditioning)
+    doubled = _encodes_twice_as_long(clip, prompts[0], source_conditioning)
+    parts = parts_by_row(prompts, source_conditioning, target_conditioning, 2 if doubled else 1)
     pair = _make_pair(clip, prompts, parts[0][0][0], alignment)
     return stack_parts(parts, pair), pair
 
@@ -106,6 +107,7 @@ def _make_pair(clip: Any, prompts: Sequence[Prompt], context: torch.Tensor, alig
         context_dim=context.shape[-1],
         tokenize=lambda text: family.read(clip, text).words,
         padded=family.pads_texts,
+        doubled=context.shape[1] == 2 * prompts[0].length,
         alignment=alignment,
         likeness=likeness_for(clip)(prompts),
     )
@@ -120,6 +122,13 @@ def likeness_for(clip: Any) -> Callable[[Sequence[Prompt]], WordLikeness | None]
     """
     known = clip is not None and not reader_of(clip).pads_texts
     return lambda prompts: likeness_of(clip, prompts) if known else None
+
+
+def _encodes_twice_as_long(clip: Any, prompt: Prompt, conditioning: list) -> bool:
+    """Whether a conditioning is of keys and values in turn, and not merely of a longer text than the one written."""
+    if not conditioning or conditioning[0][0].ndim != 3 or conditioning[0][0].shape[1] != 2 * prompt.length:
+        return False
+    return clip.encode_from_tokens(clip.tokenize("")).shape[1] == 2 * _tokenize(clip, "").length
 
 
 def _tokenize(clip: Any, text: str) -> Prompt:

@@ -18,6 +18,7 @@ from ..run import EditRun
 from . import KEY
 from .attention_calls import ModelCall
 from .map_taps import MapTaps
+from .refusals import require_whole_batch
 
 TEXTS_KEY = "p2p_texts"  # conditioning id -> its context, where rows have to be known by it
 
@@ -35,6 +36,7 @@ def take_part(
     pinned = inversion if inversion is not None and inversion.pins else None
 
     def around_model_call(executor, model, conds, x_in, timestep, options):
+        require_whole_batch(len(x_in), rows_of_calls.batch)
         conds = [entries and [_own_id(cond) for cond in entries] for entries in conds]
         sigma = float(timestep[0])
         step = run.step_of(sigma)

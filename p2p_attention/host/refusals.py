@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..blend import Blend
-from ..conditionings import PAIR_KEY
+from ..conditionings import PAIR_KEY, source_alone
 from ..guidance import Proximal
 from ..invert import Inversion, same_level, summary
 from ..prompt import PromptPair, quoted
@@ -27,8 +27,14 @@ def require_one_blend(works: Sequence[Any]) -> None:
 
 
 def pairs_of_conditionings(conds: dict[str, list[dict]], works: Sequence[Any]) -> dict[Any, PromptPair]:
-    """Conditioning id -> its pair, after checking that every edit, blend and recorder has one it can work on."""
+    """Conditioning id -> its pair, after checking that every edit, blend and recorder has one it can work on.
+
+    None at all where no conditioning is a pair's: then the run is another node's own.
+    """
     marked = [cond for entries in conds.values() for cond in entries if PAIR_KEY in cond]
+    if not marked:
+        return {}
+    _require_edits_on_the_positive(conds)
     pairs = {cond["uuid"]: cond[PAIR_KEY] for cond in marked}
     for pair in (work.pair for work in works if not isinstance(work, Inversion)):
         if pair not in pairs.values():
@@ -48,9 +54,29 @@ def pairs_of_conditionings(conds: dict[str, list[dict]], works: Sequence[Any]) -
     return pairs
 
 
+def forget_zeroed_pairs(conds: dict[str, list[dict]]) -> None:
+    """Conditioning (Zero Out) keeps the mark of a pair, but what says nothing is no text's."""
+    for cond in (cond for entries in conds.values() for cond in entries):
+        if PAIR_KEY in cond and not cond["cross_attn"].any():
+            source_alone(cond)
+
+
+def _require_edits_on_the_positive(conds: dict[str, list[dict]]) -> None:
+    """A pair on both sides guides away from itself; on the negative alone, the wires are crossed."""
+    sides = {name: [cond[PAIR_KEY] for cond in entries if PAIR_KEY in cond] for name, entries in conds.items()}
+    negative = [pair for name, pairs in sides.items() for pair in pairs if "negative" in name]
+    positive = [pair for name, pairs in sides.items() for pair in pairs if "negative" not in name]
+    if any(pair in positive or not positive for pair in negative):
+        raise ValueError(
+            "Wanted a pair's conditioning on the sampler's positive alone, got it on negative"
+            + (" as well, where guidance takes away what it adds" if positive else "")
+            + ". Connect CLIP Text Encode to negative; prompts that are edited there are a pair of their own."
+        )
+
+
 def _require_intact(cond: dict, pair: PromptPair) -> None:
     """A node in between may have joined, cut or replaced rows; the alignment would then point at the wrong words."""
-    wanted = [pair.rows, pair.length, pair.context_dim]
+    wanted = [pair.rows, pair.context_length, pair.context_dim]
     got = list(cond["cross_attn"].shape)
     if got != wanted:
         raise ValueError(
@@ -72,6 +98,15 @@ def refuse_context_windows(model_options: dict) -> None:
         raise ValueError(
             "Context windows over the batch take source and edits apart, and others cut the pictures: wanted whole "
             "pictures in one batch. Remove the Context Windows node from this model."
+        )
+
+
+def require_whole_batch(rows: int, batch: int) -> None:
+    if rows < batch:
+        raise ValueError(
+            f"Wanted source and edits in one batch, got {rows} rows of {batch} in a model call: another node takes the "
+            "batch apart (context options, whose windows are shorter than the batch). Remove it, or let its windows "
+            "hold all pictures."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,14 +12,29 @@ from ..conditionings import PAIR_KEY
 from .refusals import NULL_TEXT_KEY
 
 
-def mask_for_rows(mask: torch.Tensor, shape: torch.Size, seeds: int, rows: int) -> torch.Tensor:
+def mask_for_rows(mask: torch.Tensor, shape: torch.Size, seeds: int, rows: int, second_pass: bool) -> torch.Tensor:
     """A noise mask of one for all, one for each picture, or one for each row: (B R, 1, h, w).
 
-    Newer hosts (after 0.3.75) hand over what they made of it, in the latents' ``shape``, alike for each channel.
+    Newer hosts (after 0.3.75) hand over what they made of it, in the latents' ``shape``, alike for each channel, and
+    repeated to as many as there are latents. In a second pass these are rows, so as many masks as pictures arrive in
+    the order ``L R L R``, as if they were for rows: what repeats itself after each B is for the pictures.
+
+    Args:
+        mask: as it arrives.
+        shape: of the latents as they arrive.
+        seeds: B.
+        rows: R.
+        second_pass: whether the latents are rows.
     """
     if mask.ndim == len(shape) and mask.shape[:2] == shape[:2]:
         mask = mask[:, :1]
     mask = mask.reshape(-1, 1, *mask.shape[-2:])
+    if second_pass:
+        mask = repeat_to_batch_size(mask, seeds * rows)
+        of_pictures = mask[:seeds]
+        if not torch.equal(mask, of_pictures.repeat(rows, 1, 1, 1)):
+            return mask
+        return of_pictures.repeat_interleave(rows, dim=0)
     if len(mask) == seeds * rows:
         return mask
     return repeat_to_batch_size(mask, seeds).repeat_interleave(rows, dim=0)
@@ -30,12 +46,13 @@ def repeat_for_rows(conds: dict[str, list[dict]], seeds: int, rows: int) -> None
     That may be a text (a null-text negative, a batch of negatives), a mask, or hints of a ControlNet. As many as there
     are pictures are one for each picture. The host hands others out in the order of the rows: one for all, one for the
     source and each edit, or one for each row of each picture. The latents that inpainting and editing models look at
-    it spreads itself.
+    it spreads itself. Whatever else another pack's ControlNet keeps for each of a batch (strengths by number, masks),
+    it is asked picture by picture.
 
     Raises:
         ValueError: as many as there are pictures, and rows of a picture: they may be meant either way.
     """
-    if seeds == 1 or rows == 1:
+    if rows == 1:
         return
     controls: dict[int, Any] = {}  # conditionings that share a ControlNet go on sharing it
     for cond in (cond for entries in conds.values() for cond in entries):
@@ -50,7 +67,7 @@ def repeat_for_rows(conds: dict[str, list[dict]], seeds: int, rows: int) -> None
 
 
 def _one_for_each_picture(each: torch.Tensor, seeds: int, rows: int, what: str, known: bool = False) -> bool:
-    if len(each) != seeds:
+    if len(each) != seeds or seeds == 1:
         return False
     if seeds == rows and not known and not all(torch.equal(one, each[0]) for one in each):
         raise ValueError(
@@ -65,6 +82,16 @@ def _control_for_rows(control: Any, seeds: int, rows: int, copies: dict[int, Any
     """The ControlNet, and those before it, or a copy where there is a hint for each picture."""
     if id(control) not in copies:
         before, hint = control.previous_controlnet, control.cond_hint_original
+        foreign = any(not type(each).__module__.startswith("comfy.") for each in _chain(control))
+        for_each_row = any(
+            each.cond_hint_original is not None and len(each.cond_hint_original) not in (1, seeds)
+            for each in _chain(control)
+        )
+        if foreign and not for_each_row:
+            for each in filter(lambda each: each.cond_hint_original is not None, _chain(control)):
+                _one_for_each_picture(each.cond_hint_original, seeds, rows, "hints of a ControlNet")
+            copies[id(control)] = _AskedByPicture(control, rows)
+            return copies[id(control)]
         before_for_rows = before and _control_for_rows(before, seeds, rows, copies)
         own = hint is not None and _one_for_each_picture(hint, seeds, rows, "hints of a ControlNet")
         result = control
@@ -77,3 +104,49 @@ def _control_for_rows(control: Any, seeds: int, rows: int, copies: dict[int, Any
             ]
         copies[id(control)] = result
     return copies[id(control)]
+
+
+def _chain(control: Any) -> list[Any]:
+    """A ControlNet and those before it."""
+    return [] if control is None else [control, *_chain(control.previous_controlnet)]
+
+
+class _AskedByPicture:
+    """A ControlNet that is asked once for the sources of a batch, and once for each edit: each time for B pictures.
+
+    So it sees as many latents as it would without us, and what it counts are pictures. In all else it is the other one.
+    """
+
+    def __init__(self, control: Any, rows: int):
+        self._control, self._rows = control, rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._control, name)
+
+    def get_control(self, x_noisy: torch.Tensor, t: torch.Tensor, cond: Mapping, *args: Any) -> dict | None:
+        count = len(x_noisy)
+        answers = []
+        for row in range(self._rows):
+
+            def of_row(each: Any, row: int = row) -> Any:
+                return each[row :: self._rows] if torch.is_tensor(each) and each.ndim and len(each) == count else each
+
+            of_cond = {name: of_row(each) for name, each in cond.items()}
+            answers.append(self._control.get_control(of_row(x_noisy), of_row(t), of_cond, *args))
+        return _interleaved(answers, count // self._rows)
+
+
+def _interleaved(answers: list[dict | None], pictures: int) -> dict | None:
+    """Tensors for the pictures of each row's answer, one of each in turn."""
+    if any(answer is None for answer in answers):
+        return None
+
+    def together(parts: tuple) -> torch.Tensor | None:
+        if parts[0] is None:
+            return None
+        return torch.stack([part.expand(pictures, *part.shape[1:]) for part in parts], dim=1).flatten(0, 1)
+
+    return {
+        name: [together(parts) for parts in zip(*(answer[name] for answer in answers), strict=True)]
+        for name in answers[0]
+    }

@@ -89,7 +89,8 @@ def ddim_invert(
         bare, torch.zeros_like(image), 1.0, comfy.samplers.KSAMPLER(backwards), falling.flip(0), source, source, image
     )
     trajectory, inputs = (each.cpu() for each in found[0])
-    inversion = Inversion(image.clone(), trajectory, inputs, levels, settings, source_row)
+    context = source[0][0].cpu().clone()
+    inversion = Inversion(image.clone(), trajectory, inputs, levels, settings, source_row, context)
     return attach(model, inversion), {"samples": noise}
 
 

@@ -166,6 +166,7 @@ def sockets(sampling, image):
     special = {
         "P2PNullTextOptimize": {"model": inverted},
         "P2PAttentionMaps": {"latent": latent},
+        "P2PPickPictures": {"latent": latent},
         "P2PShowBlendMask": {"latent": masked_latent},
     }
     return lambda node_id: {"model": sampling.edit(pair), **common, **special.get(node_id, {})}
@@ -174,8 +175,8 @@ def sockets(sampling, image):
 TEXTS = {"words": "red", "exclude_words": "", "word_windows": "", "source": SOURCE, "target": SWAP}
 LONG_RUNS = {("P2PDDIMInvert", "steps"): 1000}  # allowed, and takes its time
 NODES = """P2PPromptPair P2PPairFromConditioning P2PAttentionReplace P2PAttentionRefine P2PReweightToken
-P2PLocalBlendMask P2PShowBlendMask P2PRecordAttention P2PAttentionMaps P2PSecondPass P2PDDIMInvert P2PProximalGuidance
-P2PNullTextOptimize P2PCompare P2PDemoPicture""".split()
+P2PLocalBlendMask P2PShowBlendMask P2PRecordAttention P2PAttentionMaps P2PSecondPass P2PPickPictures P2PDDIMInvert
+P2PProximalGuidance P2PNullTextOptimize P2PCompare P2PDemoPicture""".split()
 
 
 def test_these_are_all_nodes_with_inputs(host):

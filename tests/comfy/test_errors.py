@@ -179,15 +179,6 @@ def refuses(sampling, monkeypatch):
     return check
 
 
-def test_no_pair_on_the_positive(sampling, refuses):
-    _, pair = sampling.pair(SWAP)
-    refuses(
-        "(?s)conditioning of the pair 'a cat on a red chair'.*got none.*positive",
-        sampling.edit(pair),
-        sampling.encode(),
-    )
-
-
 def test_pair_of_another_prompt_on_the_positive(sampling, refuses):
     _, pair = sampling.pair(SWAP)
     other, _ = sampling.pair(PHRASE)

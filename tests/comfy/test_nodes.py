@@ -19,6 +19,7 @@ NODES = [
     "P2PAttentionMaps",
     "P2PCompare",
     "P2PSecondPass",
+    "P2PPickPictures",
     "P2PDDIMInvert",
     "P2PProximalGuidance",
     "P2PNullTextOptimize",

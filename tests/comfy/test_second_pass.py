@@ -38,7 +38,8 @@ def test_the_batch_stays_as_large_as_it_is(sampling, made):
     conditioning, pair, latents = made
     model = second(sampling, pair, sampling.edit(pair))
     assert len(sampling.ksampler(model, conditioning, latents, **AGAIN)) == SEEDS * ROWS
-    without = sampling.ksampler(sampling.edit(pair), conditioning, latents, **AGAIN)
+    others = {"samples": latents["samples"].flip(0, 2, 3)}  # as many, but not what the first sampler made
+    without = sampling.ksampler(sampling.edit(pair), conditioning, others, **AGAIN)
     assert len(without) == SEEDS * ROWS * ROWS, "which is what the node is for"
 
 
@@ -136,8 +137,9 @@ def test_refusals(sampling, made):
     model = second(sampling, pair)
     with pytest.raises(ValueError, match="Wanted the latents of source and edits, 3 for each picture, .* got 4"):
         sampling.ksampler(model, conditioning, {"samples": latents["samples"][:4]}, **AGAIN)
+    other, _ = sampling.pair(SOURCE, SWAP)
     with pytest.raises(ValueError, match="Wanted the conditioning of the pair"):
-        sampling.ksampler(model, sampling.encode(), latents, **AGAIN)
+        sampling.ksampler(model, other, latents, **AGAIN)
     image = picture()
     inverted, _ = sampling.run_node(
         "P2PDDIMInvert", model=model, conditioning=conditioning, latent_image=image, steps=STEPS, scheduler="normal",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_sampling
@@ -31,8 +32,12 @@ from .family import Grid, Layer
 
 CLIP_STREAMS = {"l", "g", "h"}  # CLIP ViT-L, OpenCLIP bigG, OpenCLIP H
 LARGEST_WEIGHT = 1e4  # of a word; beyond, half precision overflows
+BEFORE_KEY = "p2p_before"  # what comes into a cross-attention, before other nodes' patches
 PROGRAM_KEY = "p2p_program"  # from the patch of a cross-attention to the patch of its output
-WHOLE_CHUNKS_KEY = "p2p_whole_chunks"  # whether other patches of a model call may take its rows apart by chunks
+WHOLE_CHUNKS_KEY = "p2p_whole_chunks"  # whether others may take a model call's rows apart by chunks
+NEGATIVE = 1  # in the host's cond_or_uncond
+# As people call them, by the name of the host's configuration.
+NAMES = {"SD15": "SD 1.x", "SD20": "SD 2.x", "SDXL": "SDXL", "SDXLRefiner": "SDXL refiner"}
 
 
 class UNet:
@@ -71,7 +76,8 @@ class UNet:
         return isinstance(model.model.diffusion_model, UNetModel) and model.model.latent_format.latent_dimensions == 2
 
     def require(self, model: Any, pair: PromptPair | None) -> None:
-        unet, kind = model.model.diffusion_model, type(model.model).__name__
+        unet, config = model.model.diffusion_model, type(model.model.model_config).__name__
+        kind = NAMES.get(config, config)
         blocks = [block for block in unet.modules() if isinstance(block, BasicTransformerBlock)]
         self.require_loaded(unet)
         if any(block.disable_self_attn for block in blocks):
@@ -147,13 +153,28 @@ class UNet:
 
             calls.see(attention, name, extra_options, grid, probs)
 
-        def program_of(hidden, length, extra_options):
-            whole_chunks = extra_options.get(WHOLE_CHUNKS_KEY, False)
-            return calls.program(extra_options, len(hidden), length, hidden.device, hidden.dtype, whole_chunks)
+        checked: set[tuple] = set()  # layouts of other nodes' rows whose content was looked at
+
+        def before_others(hidden, context, value, extra_options):
+            extra_options[BEFORE_KEY] = hidden, context
+            return hidden, context, value
 
         def cross_attention(hidden, context, value, extra_options):
-            program = program_of(hidden, context.shape[1], extra_options)
-            see("cross", hidden, context, extra_options)
+            """After all other patches: they see the host's own rows, and their regions are no rows of ours."""
+            call = extra_options[KEY]
+            if call.rows is None:
+                return hidden, context, value
+            among = _rows_among(hidden, context, extra_options, calls, checked)
+            program = calls.program(
+                extra_options,
+                len(hidden),
+                context.shape[1],
+                hidden.device,
+                hidden.dtype,
+                among is None and extra_options[WHOLE_CHUNKS_KEY],
+                among,
+            )
+            see("cross", *(each if among is None else each[list(among)] for each in (hidden, context)), extra_options)
             if program is None or not program.edits_cross_attention:
                 return hidden, context, value
             extra_options[PROGRAM_KEY] = program  # one dictionary per block call: the output patch finds it there
@@ -161,48 +182,100 @@ class UNet:
 
         def cross_attention_output(output, extra_options):
             program = extra_options.pop(PROGRAM_KEY, None)
-            if program is None:
-                return output
-            if len(output) != len(program.query):
+            return output if program is None else merge_cross_attention(program, output)
+
+        def after_others(output, extra_options):
+            hidden, _ = extra_options.pop(BEFORE_KEY)
+            if extra_options[KEY].rows is not None and len(output) != len(hidden):
                 raise ValueError(
-                    f"Wanted {len(program.query)} rows from cross-attention, got {len(output)}: another node expands "
-                    "the batch there and does not undo it. Remove it from the model; Conditioning (Set Area / Set "
-                    "Mask) works."
+                    f"Wanted {len(hidden)} rows from cross-attention, got {len(output)}: another node expands the "
+                    "batch there and does not undo it. Remove it from the model; Conditioning (Set Area / Set Mask) "
+                    "works."
                 )
-            return merge_cross_attention(program, output)
+            return output
 
         def self_attention(hidden, context, value, extra_options):
             see("self", hidden, context, extra_options)
             if not coarse_enough(hidden.shape[1], *extra_options["original_shape"][-2:]):
                 return hidden, context, value
-            program = program_of(hidden, None, extra_options)
+            program = calls.program(extra_options, len(hidden), None, hidden.device, hidden.dtype)
             if program is None or program.self_query is None:
                 return hidden, context, value
             return rewrite_self_attention(program, hidden, context, value)
 
-        patches = model_options.setdefault("transformer_options", {}).setdefault("patches", {})
         # A compiled model calls them as they are: they hold no layer, and what they look up changes from step to step.
-        cross_attention, cross_attention_output, self_attention = map(
-            torch.compiler.disable, (cross_attention, cross_attention_output, self_attention)
+        before_others, cross_attention, cross_attention_output, after_others, self_attention = map(
+            torch.compiler.disable,
+            (before_others, cross_attention, cross_attention_output, after_others, self_attention),
         )
-        others = {name: patches.get(name, []) for name in ("attn1_patch", "attn2_patch", "attn2_output_patch")}
-        patches["attn1_patch"] = [self_attention, *others["attn1_patch"]]
-        patches["attn2_patch"] = [cross_attention, *others["attn2_patch"]]
-        if others["attn2_patch"]:  # first in, last out: what they did to the rows after us, they undo before us
-            patches["attn2_output_patch"] = [*others["attn2_output_patch"], cross_attention_output]
-        else:
-            patches["attn2_output_patch"] = [cross_attention_output, *others["attn2_output_patch"]]
-        add_wrapper_with_key(
-            WrappersMP.APPLY_MODEL, KEY, _note_whether_others_see_rows, model_options, is_model_options=True
-        )
+        around_others = {  # name -> (before, after) the patches of other nodes
+            "attn1_patch": ([self_attention], []),
+            "attn2_patch": ([before_others], [cross_attention]),
+            "attn2_output_patch": ([cross_attention_output], [after_others]),
+        }
+
+        def with_patches(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
+            """Put in with each model call: hooks of a conditioning bring patches that come before all the model's."""
+            patches = dict(transformer_options.get("patches", {}))
+            for name, (before, after) in around_others.items():
+                patches[name] = [*before, *patches.get(name, ()), *after]
+            # IPAdapter and others of attn2_replace take rows apart by chunks.
+            whole_chunks = bool(transformer_options.get("patches_replace", {}).get("attn2"))
+            options = {**transformer_options, "patches": patches, WHOLE_CHUNKS_KEY: whole_chunks}
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+        add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, with_patches, model_options, is_model_options=True)
 
 
-def _note_whether_others_see_rows(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
-    """Another node's patch that sees the rows of cross-attention may take them apart by chunks."""
-    patches = transformer_options.get("patches", {})
-    seen = bool(len(patches.get("attn2_patch", ())) > 1 or transformer_options.get("patches_replace", {}).get("attn2"))
-    transformer_options = {**transformer_options, WHOLE_CHUNKS_KEY: seen}
-    return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+def _rows_among(
+    hidden: torch.Tensor, context: torch.Tensor, options: dict, calls: AttentionCalls, checked: set[tuple]
+) -> tuple[int, ...] | None:
+    """Where the model call's rows are after other nodes' patches; None if these have added none.
+
+    Raises:
+        ValueError: they have left the rows in a way that is not known.
+    """
+    own, own_context = options[BEFORE_KEY]
+    layout = (options[KEY].rows, len(hidden))
+    if len(context) != len(hidden):
+        raise ValueError(
+            f"Wanted a region made of one text, got one made of a prompt pair's conditioning, whose rows are source "
+            f"and edits ({len(context)} texts for {len(hidden)} rows in attention). Connect CLIP Text Encode to that "
+            "region of the attention couple node."
+        )
+    places = None
+    if len(hidden) != len(own):
+        places = _behind_each_positive(options["cond_or_uncond"], len(own), len(hidden))
+        if places is None or not (layout in checked or torch.equal(hidden[list(places)], own)):
+            raise ValueError(
+                f"Wanted {len(own)} rows in attention, or those of regions behind each positive, as attention couple "
+                f"nodes put them, got {len(hidden)}: another node expands the batch there in a way of its own. Remove "
+                "it from the model; Conditioning (Set Area / Set Mask) works."
+            )
+    if layout not in checked and calls.keys_and_values_in_turn(options):
+        first = context[:1] if places is None else context[places[0] : places[0] + 1]
+        if torch.equal(first[:, 1], own_context[:1, 1]):
+            raise ValueError(
+                "Wanted a model that reads a conditioning of keys and values in turn, which the text encoder of a node "
+                "for negative weights makes, got one that does not. Connect the model of the node that changed the "
+                "CLIP, too."
+            )
+    checked.add(layout)
+    return places
+
+
+def _behind_each_positive(kinds: Sequence[int], count: int, grown: int) -> tuple[int, ...] | None:
+    """Places of ``count`` rows among ``grown``, where each chunk but the negatives' is followed by rows of regions."""
+    chunk, positives = count // len(kinds), sum(kind != NEGATIVE for kind in kinds)
+    added = grown - count
+    if count % len(kinds) or added < 0 or not positives or added % (positives * chunk):
+        return None
+    places: list[int] = []
+    at = 0
+    for kind in kinds:
+        places += range(at, at + chunk)
+        at += chunk + (added // positives if kind != NEGATIVE else 0)
+    return tuple(places)
 
 
 def _piece(clip: Any, token: int | torch.Tensor, weight: float, group: int) -> Piece:

@@ -1,0 +1,115 @@
+"""What is only unusual, and is said without stopping the run: it may be meant, but often something was forgotten."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..conditionings import PAIR_KEY
+from ..edit import Edit
+from ..invert import Inversion
+from ..prompt import PromptPair
+from .notices import say
+from .results import Origin, is_empty
+
+FULL_NOISE = 0.9  # of the model's time; schedules of few steps do not begin at the very top
+PAGE = "the help page of P2P Second Pass"
+
+
+def alike_on_both_sides(conds: Mapping[str, Sequence[dict]]) -> bool:
+    """Whether there is nothing to be guided to: some packs sample so only to have a model loaded."""
+    first, *others = ([cond.get("cross_attn") for cond in entries] for entries in conds.values())
+    return bool(others) and all(
+        len(each) == len(first)
+        and all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in zip(each, first))
+        for each in others
+    )
+
+
+def say_that_nothing_is_edited(conds: Mapping[str, Sequence[dict]]) -> None:
+    say(
+        "the conditioning of this sampler is of no prompt pair, so the P2P nodes on its model do nothing. Connect P2P "
+        "Prompt Pair's conditioning to positive, or the model from before the P2P nodes.",
+        logging.INFO if alike_on_both_sides(conds) else logging.WARNING,
+    )
+
+
+def say_that_the_way_up_is_not_edited() -> None:
+    say(
+        "the noise levels of this run rise, as on the way from a picture to its noise, where nothing is edited.",
+        logging.INFO,
+    )
+
+
+def say_what_becomes_of_latents(latents_are: Origin, count: int, rows: int, taken_as_second_pass: bool) -> None:
+    if taken_as_second_pass:
+        say(
+            f"these {count} latents are source and edits of an earlier run, and are sampled on as they are, as with "
+            "P2P Second Pass.",
+            logging.INFO,
+        )
+    elif latents_are == "part":
+        say(
+            f"these {count} latents come from a run of source and edits, and each of them becomes source and edits "
+            f"once more, {count * rows} in all. Connect the model from before the P2P nodes, or hand on all that the "
+            f"first sampler made ({PAGE} has a recipe for each kind of node)."
+        )
+
+
+def say_what_is_not_edited(edits: Sequence[Edit], conds: Mapping[str, Sequence[dict]]) -> None:
+    """Edits whose prompt is the source's own, and which no fader changes either."""
+    marked = [cond for entries in conds.values() for cond in entries if PAIR_KEY in cond]
+    for pair in {cond[PAIR_KEY]: None for cond in marked}:
+        texts = [cond["cross_attn"] for cond in marked if cond[PAIR_KEY] == pair]
+        for row in range(len(pair.targets)):
+            works = [edit.rows[row] for edit in edits if edit.pair == pair and edit.rows[row] is not None]
+            faded = any(gain != 1.0 for work in works for gain in work.gains)
+            if works and not faded and all(torch.equal(text[row + 1], text[0]) for text in texts):
+                say(
+                    f"edit {row + 1} has the same text as the source, so its picture is the source's. Change its "
+                    "prompt in P2P Prompt Pair, or fade one of its words with P2P Reweight Token."
+                )
+
+
+def say_where_it_begins(latents: torch.Tensor, sigma: float, sampling: Any) -> None:
+    """A run on an empty latent that begins below full noise has nothing to go on from.
+
+    Args:
+        latents: (B, C, H, W), to begin with.
+        sigma: the first noise level.
+        sampling: the host's model_sampling.
+    """
+    low, high = (float(sampling.timestep(each)) for each in (sampling.sigma_min, sampling.sigma_max))
+    begin = (float(sampling.timestep(torch.tensor(sigma))) - low) / (high - low)
+    if begin < FULL_NOISE and is_empty(latents):
+        say(
+            f"this run begins at {begin:.0%} of the noise on an empty latent, whose grey will show. Set denoise to 1, "
+            "or connect a picture's latent."
+        )
+
+
+def say_by_which_prompt_it_was_inverted(
+    inversions: Sequence[Inversion], conds: Mapping[str, Sequence[dict]], pairs: Mapping[Any, PromptPair]
+) -> None:
+    for inversion in inversions:
+        sources = [cond["cross_attn"][:1] for cond in conds.get("positive", ()) if cond["uuid"] in pairs]
+        if (
+            inversion.context is not None
+            and sources
+            and not any(_same_text(inversion.context, each) for each in sources)
+        ):
+            say(
+                "P2P DDIM Invert went back by another source prompt than the pair's, so the source does not come back "
+                "by itself and edits start from other words. Connect P2P Prompt Pair's conditioning to both."
+            )
+
+
+def _same_text(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Contexts (1, L, D), of which the longer one may hold the other repeated."""
+    short, long = sorted((a, b), key=lambda each: each.shape[1])
+    if short.shape[2] != long.shape[2] or long.shape[1] % short.shape[1]:
+        return False
+    return torch.allclose(short.repeat(1, long.shape[1] // short.shape[1], 1).to(long), long, atol=1e-4, rtol=1e-3)

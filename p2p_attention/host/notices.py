@@ -1,0 +1,72 @@
+"""What a person should know of a run though it is no error: said in the log, and on the node that is executing."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, NamedTuple
+
+from comfy_execution.utils import get_executing_context
+
+
+class Place(NamedTuple):
+    """Which node is executing, in which prompt; of a node that is given a list, for which of its entries."""
+
+    prompt: str
+    node: str
+    entry: int | None
+
+
+class _Said:
+    """What was said in the prompt that is executing: node -> texts."""
+
+    def __init__(self) -> None:
+        self.prompt: str | None = None
+        self.texts: dict[str, list[str]] = {}
+        self.log: list[str] = []  # what was only for the log
+        self.shown: set[str] = set()  # nodes that have a text on them
+
+
+_said = _Said()
+
+
+def place() -> Place | None:
+    """Where this is called from; None where no prompt is executing (scripts, tests)."""
+    context = get_executing_context()
+    return None if context is None else Place(context.prompt_id, context.node_id, context.list_index)
+
+
+def server() -> Any | None:
+    """The host's, which scripts and tests have not."""
+    host = sys.modules.get("server")  # imported by a host that serves a page, long before it loads packs
+    return getattr(getattr(host, "PromptServer", None), "instance", None)
+
+
+def say(text: str, level: int = logging.WARNING) -> None:
+    """Once for each node and prompt, however often the node samples. What is below a warning is for the log alone."""
+    here = place()
+    if here is not None:
+        if _said.prompt != here.prompt:
+            _said.prompt, _said.texts, _said.log = here.prompt, {}, []
+        texts = _said.texts.setdefault(here.node, []) if level >= logging.WARNING else _said.log
+        if text in texts:
+            return
+        texts.append(text)
+    logging.log(level, f"Prompt-to-Prompt: {text}")
+    if here is not None and level >= logging.WARNING:
+        show(here.node, "\n".join(texts))
+
+
+def show(node: str, text: str) -> None:
+    """Put a text on a node, where it stays until the next graph is queued, see ``clear``."""
+    page = server()
+    if page is not None:
+        page.send_progress_text(text, node)
+        _said.shown.add(node)
+
+
+def clear() -> None:
+    """Take the texts off the nodes. The page keeps a text until it gets another one, and takes none that is empty."""
+    for node in list(_said.shown):
+        show(node, " ")
+    _said.shown.clear()

@@ -1,0 +1,46 @@
+"""Looks at each graph that is queued: a pair that no model is edited by is hardly meant, and no run of ours sees it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from .graph import pairs_without_nodes
+from .notices import clear, server, show
+
+UNUSED = (
+    "the pair's conditioning goes to a sampler whose model no P2P node has touched, so there is no edit: of each "
+    "latent only one of the prompts is drawn. Put a P2P Attention node, with this pair, between the model and the "
+    "sampler."
+)
+
+_told: set[str] = set()  # the pair nodes of the last graph of which it was said
+
+
+def watch_prompts() -> None:
+    """From now on; not at all where no server runs (scripts, tests)."""
+    page = server()
+    if page is not None and _look not in page.on_prompt_handlers:
+        page.add_on_prompt_handler(_look)
+
+
+def _look(asked: dict[str, Any]) -> dict[str, Any]:
+    """The host's handler of a queued prompt, which it goes on with."""
+    graph = asked.get("prompt")
+    if isinstance(graph, dict) and all(isinstance(node, dict) for node in graph.values()):
+        clear()
+        unused = pairs_without_nodes(graph, _type_of)
+        for pair in unused:
+            if pair not in _told:
+                logging.warning(f"Prompt-to-Prompt: {UNUSED}")
+            show(pair, UNUSED)
+        _told.clear()
+        _told.update(unused)
+    return asked
+
+
+def _type_of(class_type: str, output: int) -> str | None:
+    import nodes  # the host's, which is whole only after all packs were loaded
+
+    types = getattr(nodes.NODE_CLASS_MAPPINGS.get(class_type), "RETURN_TYPES", None) or ()
+    return types[output] if isinstance(output, int) and output < len(types) else None
