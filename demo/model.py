@@ -162,6 +162,8 @@ def load_demo_model(path=None):
         denoiser, load_device=manager.get_torch_device(), offload_device=manager.unet_offload_device()
     )
 
+    model.cached_patcher_init = (_load_model_again, (path,))  # newer hosts: for another card, or another kind of patcher
+
     target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, TextModel)
     clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
     _fill(clip.cond_stage_model.clip_l, _with_full_vocabulary(tensors["text"]))
@@ -169,6 +171,11 @@ def load_demo_model(path=None):
     vae = _load_vae(tensors["autoencoder"])
     logging.info("demo model: %s", metadata.get("recipe", ""))
     return model, clip, vae
+
+
+def _load_model_again(path, disable_dynamic=False):
+    """A ``ModelPatcher`` with weights of its own. ``disable_dynamic`` is the host's, of a kind that this one is not."""
+    return load_demo_model(path)[0]
 
 
 def _read(path):

@@ -308,9 +308,9 @@ class BlendRun:
         """(B, E, H, W): where the maps of the included words reach the threshold, without that of the excluded."""
         if not self.maps:
             return None
-        means = self.maps[0].mean()
+        means = self.maps[0].mean(device=device)
         if self.blend.spread:  # as soon as there is something to spread by: other nodes may rescale layers at first
-            together = self.maps[1].mean()
+            together = self.maps[1].mean(device=device)
             means = {key: self._spread(maps, together.get(key)) for key, maps in means.items()}
         grow = self.blend.grow
         pooled = {key: F.max_pool2d(maps, 2 * grow + 1, stride=1, padding=grow) for key, maps in means.items()}

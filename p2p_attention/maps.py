@@ -8,6 +8,7 @@ on.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -80,7 +81,11 @@ def attention_probs(query: torch.Tensor, key: torch.Tensor, heads: int) -> torch
 
 
 class MapRun:
-    """The maps of one request, summed up during one run. Tensors stay on the run's device until ``mean``."""
+    """The maps of one request, summed up during one run.
+
+    Tensors stay on the device that computes them until ``mean``. With several, conditionings are added from a thread
+    for each device, now from this one and now from that.
+    """
 
     def __init__(self, request: MapRequest, steps: int):
         self.request = request
@@ -89,6 +94,7 @@ class MapRun:
         self._sums: dict[tuple[Hashable, int], tuple[torch.Tensor, int]] = {}
         self._planned: dict[Hashable, tuple[int, int]] = {}
         self._weights: dict[tuple, tuple[torch.Tensor, torch.Tensor | None]] = {}
+        self._lock = threading.Lock()
 
     @property
     def words(self) -> int:
@@ -129,18 +135,24 @@ class MapRun:
         if grid != planned:
             maps = F.interpolate(maps, planned, mode="bilinear", align_corners=False)
         key = conditioning, step * self.parts // self._steps
-        total, count = self._sums.get(key, (None, 0))
-        self._sums[key] = maps if total is None else total + maps, count + 1
+        with self._lock:
+            total, count = self._sums.get(key, (None, 0))
+            self._sums[key] = maps if total is None else total + maps.to(total.device), count + 1
 
-    def mean(self, part: int | None = None) -> dict[Hashable, torch.Tensor]:
-        """Conditioning -> float32 (B R, K, h, w), over the whole run or one of its parts; without those never seen."""
+    def mean(self, part: int | None = None, device: torch.device | None = None) -> dict[Hashable, torch.Tensor]:
+        """Conditioning -> float32 (B R, K, h, w), over the whole run or one of its parts; without those never seen.
+
+        Args:
+            device: to which all are brought; None: that of the first.
+        """
         means = {}
         for conditioning in self._planned:  # in the order of the run: sums of floats depend on it
             chosen = [
                 entry for (of, at), entry in self._sums.items() if of == conditioning and (part is None or at == part)
             ]
             if chosen:
-                totals = [total for total, _ in chosen]
+                device = device or chosen[0][0].device
+                totals = [total.to(device) for total, _ in chosen]
                 means[conditioning] = sum(totals[1:], totals[0]) / sum(count for _, count in chosen)
         return means
 

@@ -25,12 +25,14 @@ class ModelCall:
         rows: what its rows are; None where no conditioning of a pair is in it.
         size: (H, W) of its latents.
         picture: (H, W) of the latents that the sampler handed over; larger where this call is a tile or an area.
+        model: the host's BaseModel that computes it: with several cards, each has its own, and calls are made at once.
     """
 
     step: int
     rows: CallRows | None
     size: tuple[int, int]
     picture: tuple[int, int]
+    model: Any = None
 
 
 class AttentionCalls:

@@ -66,7 +66,7 @@ def take_part(
                 rows = rows_of_calls.by_place(conditionings, len(x))
             else:
                 rows = rows_of_calls.by_content(conditionings, [texts[each] for each in conditionings], c_crossattn)
-            call = replace(call, rows=rows, size=tuple(x.shape[-2:]))
+            call = replace(call, rows=rows, size=tuple(x.shape[-2:]), model=executor.class_obj)
             transformer_options = {**transformer_options, KEY: call}
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 

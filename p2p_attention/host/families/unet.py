@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import comfy.model_sampling
@@ -137,17 +138,17 @@ class UNet:
     # ------------------------------------------------------------------------------------------------------- hooks
 
     def install(self, model: Any, model_options: dict, calls: AttentionCalls) -> None:
-        transformers = _transformers(model.model.diffusion_model)
+        layers_of = cache(_transformers)  # of the model that is called: with several cards, each has its own
 
         def see(attention, hidden, context, extra_options):
             name = (*extra_options["block"], extra_options["block_index"])
             grid = tuple(extra_options["activations_shape"][-2:])
             if not calls.wants(attention, name) or hidden.shape[1] != math.prod(grid):
                 return
-            block, _ = transformers[name]
-            layer = block.attn2 if attention == "cross" else block.attn1
 
             def probs(rows):
+                block, _ = layers_of(extra_options[KEY].model.diffusion_model)[name]
+                layer = block.attn2 if attention == "cross" else block.attn1
                 rows = rows.to(hidden.device)
                 return attention_probs(layer.to_q(hidden[rows]), layer.to_k(context[rows]), layer.heads)
 
