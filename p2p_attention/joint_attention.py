@@ -28,6 +28,7 @@ from typing import Literal
 
 import torch
 
+from .align import stretch
 from .attention import RowState
 
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -42,32 +43,36 @@ class TokenLayout:
 
     Args:
         queries, keys: Q and K.
-        text_queries, text_keys: of them those that are text, with explicit ends; may be empty.
+        text_queries, text_keys: of them those that are text; may be empty.
     """
 
     queries: int
     keys: int
-    text_queries: slice
-    text_keys: slice
+    text_queries: range
+    text_keys: range
 
     @classmethod
-    def joint(cls, tokens: int, text: slice) -> TokenLayout:
+    def joint(cls, tokens: int, text: range) -> TokenLayout:
         return cls(tokens, tokens, text, text)
 
     @classmethod
     def cross(cls, queries: int, keys: int) -> TokenLayout:
-        return cls(queries, keys, slice(0, 0), slice(0, keys))
+        return cls(queries, keys, range(0), range(keys))
 
     @classmethod
     def image_only(cls, tokens: int) -> TokenLayout:
-        return cls(tokens, tokens, slice(0, 0), slice(0, 0))
+        return cls(tokens, tokens, range(0), range(0))
+
+    @classmethod
+    def text_only(cls, tokens: int) -> TokenLayout:
+        return cls(tokens, tokens, range(tokens), range(tokens))
 
     @property
-    def image_queries(self) -> slice:
+    def image_queries(self) -> range:
         return _others(self.text_queries, self.queries)
 
     @property
-    def image_keys(self) -> slice:
+    def image_keys(self) -> range:
         return _others(self.text_keys, self.keys)
 
 
@@ -105,7 +110,7 @@ class _Call:
         add: whether the output is added to what an earlier call gave.
     """
 
-    part: slice
+    part: range
     out: Rows
     source: Rows
     matrices: torch.Tensor | None
@@ -128,33 +133,36 @@ def joint_equation(
     alignment: torch.Tensor,
     state: RowState,
     length: int,
-    before: int = 0,
+    source_at: int = 0,
+    target_at: int = 0,
     inject_image: bool = True,
     renormalise: bool = False,
 ) -> JointEquation | None:
     """One row's (A, g, c, s) at one step, over ``length`` text tokens; None if it is to be left alone.
 
-    Text tokens that no prompt has (a model's own before it, filling behind it) follow the source while any gate is
-    open.
+    What stands around the prompts (a model's own tokens, filling) corresponds in order, stretched where the source has
+    more or less of it, and follows the source while any gate is open.
 
     Args:
         alignment: A, (S, T).
-        state: g and c, (T,) each, and whether the image columns are the source's (s = 1).
-        length: of the call's text, at least before + S and before + T.
-        before: how many text tokens stand before the prompt's.
-        inject_image: whether this layer takes part in that.
+        state: g and c, (T,) each.
+        length: of the call's text.
+        source_at, target_at: where in it the source's and the target's first position are.
+        inject_image: whether this call takes part in self-attention injection.
         renormalise: whether a row's total is brought back to 1, gains apart.
     """
     image = float(state.self_attention and inject_image)
     if not image and not any(state.gates) and all(gain == 1.0 for gain in state.gains):
         return None
     sources, targets = alignment.shape
-    prompt = slice(before, before + targets)
+    prompt = slice(target_at, target_at + targets)
     gates, gains = torch.full((length,), float(any(state.gates))), torch.ones(length)
     gates[prompt], gains[prompt] = torch.tensor(state.gates), torch.tensor(state.gains)
-    matrix = torch.eye(length)
-    matrix[before : before + max(sources, targets), before : before + max(sources, targets)] = 0.0
-    matrix[before : before + sources, prompt] = alignment
+    matrix = torch.zeros(length, length)
+    matrix[source_at : source_at + sources, prompt] = alignment
+    matrix[:source_at, :target_at] = stretch(source_at, target_at)
+    after = length - source_at - sources, length - target_at - targets
+    matrix[source_at + sources :, target_at + targets :] = stretch(*after)
     return JointEquation(
         inject=matrix * (gates * gains) if gates.any() else None,
         keep=None if bool((gates == 1.0).all()) else (1.0 - gates) * gains,
@@ -183,10 +191,18 @@ def joint_program(
     for row, entry in enumerate(rows):
         for term in _terms(row, entry, layout):
             padded = masked[term.source] is not None
-            key = term.add, term.part, term.matrix is not None, term.scale is not None, term.mass is not None, padded
+            key = (
+                term.add,
+                term.part.start,
+                term.part.stop,
+                term.matrix is not None,
+                term.scale is not None,
+                term.mass is not None,
+                padded,
+            )
             groups.setdefault(key, []).append(term)
     if len(groups) == 1:
-        (((_, _, *done), terms),) = groups.items()
+        (((_, _, _, *done), terms),) = groups.items()
         if not any(done) and all(term.source == term.out for term in terms):
             return None
     calls = [_call(groups[key], layout, masked, device, dtype) for key in sorted(groups)]  # those that add come last
@@ -218,7 +234,7 @@ def attend(
     mask = _four_dimensions(mask, program.rows, program.layout.queries)
     output = total = None
     for call in program.calls:
-        queries, keys = _pick(q, call.source)[..., call.part, :], _pick(k, call.source)
+        queries, keys = _tokens(_pick(q, call.source), call.part), _pick(k, call.source)
         values = _values(call, _pick(v, call.out), program.layout)
         allowed = _mask(call, mask, q.dtype)
         output = _put(output, attention(queries, keys, values, allowed), call, program)
@@ -230,12 +246,12 @@ def attend(
 
 def _terms(row: int, entry: tuple[int, JointEquation] | None, layout: TokenLayout) -> list[_Term]:
     """What has to be computed for a row: itself, or its text queries and one or two terms of its image queries."""
-    whole, text, image = ((each.start, each.stop) for each in _parts(layout))
-    itself = _Term(whole, row, row)
+    itself = _Term(range(layout.queries), row, row)
     if entry is None:
         return [itself]
     source, equation = entry
-    texts, images = _length(layout.text_keys), _length(layout.image_keys)
+    image = layout.image_queries
+    texts, images = len(layout.text_keys), len(layout.image_keys)
     first_mass, second_mass = _masses(equation, layout)
     terms = []
     if (equation.inject is not None and texts) or (equation.image and images):
@@ -244,13 +260,13 @@ def _terms(row: int, entry: tuple[int, JointEquation] | None, layout: TokenLayou
         scale = _scale(layout, nothing, equation.image)
         terms.append(_Term(image, row, source, matrix, scale, first_mass))
     if not terms or (equation.keep is not None and texts) or (equation.image != 1.0 and images):
-        keep = torch.zeros(texts) if equation.keep is None else equation.keep
+        keep = torch.zeros(texts) if equation.keep is None or not texts else equation.keep
         scale = _scale(layout, keep, 1.0 - equation.image)
         if not terms and scale is None and second_mass is None:
             return [itself]
         terms.append(_Term(image, row, row, None, scale, second_mass, add=bool(terms)))
-    if _length(layout.text_queries):
-        terms.append(_Term(text, row, row))
+    if layout.text_queries:
+        terms.append(_Term(layout.text_queries, row, row))
     return terms
 
 
@@ -258,7 +274,7 @@ def _terms(row: int, entry: tuple[int, JointEquation] | None, layout: TokenLayou
 class _Term:
     """Some queries of one row: on whose queries and keys, and what is done to the row's values."""
 
-    part: tuple[int, int]
+    part: range
     out: int
     source: int
     matrix: torch.Tensor | None = None
@@ -267,34 +283,30 @@ class _Term:
     add: bool = False
 
 
-def _parts(layout: TokenLayout) -> tuple[slice, slice, slice]:
-    return slice(0, layout.queries), layout.text_queries, layout.image_queries
-
-
 def _scale(layout: TokenLayout, text: torch.Tensor | None, image: float) -> torch.Tensor | None:
     """(K,) factors of the values, ones for the text where it has None; None where all are one."""
     scale = torch.full((layout.keys,), float(image))
-    scale[layout.text_keys] = 1.0 if text is None else text.to(scale)
+    scale[_slice(layout.text_keys)] = 1.0 if text is None else text.to(scale)
     return None if bool((scale == 1.0).all()) else scale
 
 
 def _masses(equation: JointEquation, layout: TokenLayout) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    if equation.mass is None or not _length(layout.text_keys):
+    if equation.mass is None or not layout.text_keys:
         return None, None
     masses = []
     for text, image in zip(equation.mass, (equation.image, 1.0 - equation.image), strict=True):
         mass = torch.full((layout.keys,), float(image))
-        mass[layout.text_keys] = text.to(mass)
+        mass[_slice(layout.text_keys)] = text.to(mass)
         masses.append(mass)
     return masses[0], masses[1]
 
 
 def _padded(padding: torch.Tensor | None, layout: TokenLayout) -> torch.Tensor | None:
     """(K,) of 0 and -inf; None where nothing is masked."""
-    if padding is None or not _length(layout.text_keys) or not padding.any():
+    if padding is None or not layout.text_keys or not padding.any():
         return None
     scores = torch.zeros(layout.keys)
-    scores[layout.text_keys] = scores[layout.text_keys].masked_fill(padding.cpu(), -math.inf)
+    scores[_slice(layout.text_keys)][padding.cpu()] = -math.inf
     return scores
 
 
@@ -310,7 +322,7 @@ def _call(
 
     padding = stack([masked[term.source] for term in terms])
     return _Call(
-        part=slice(*terms[0].part),
+        part=terms[0].part,
         out=_rows([term.out for term in terms], device),
         source=_rows([term.source for term in terms], device),
         matrices=stack([term.matrix for term in terms]),
@@ -338,7 +350,7 @@ def _put(
     if whole is None:
         shape = (program.rows, *part.shape[1:-2], program.layout.queries, part.shape[-1])
         whole = part.new_empty(shape) if fill is None else part.new_full(shape, fill)
-    place = whole[..., call.part, :]
+    place = _tokens(whole, call.part)
     if isinstance(call.out, slice):
         place[call.out] = place[call.out] + part if call.add else part
     elif call.add:
@@ -351,10 +363,10 @@ def _put(
 def _values(call: _Call, values: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
     """The values of a call: text mapped by the matrices, all scaled."""
     if call.matrices is not None:
-        text, image = values[..., layout.text_keys, :], values[..., layout.image_keys, :]
+        text, image = _tokens(values, layout.text_keys), _tokens(values, layout.image_keys)
         text = torch.einsum("nst,n...td->n...sd", call.matrices, text)
         if call.scales is not None:
-            image = image * _like_values(call.scales[:, layout.image_keys], image)
+            image = image * _like_values(call.scales[:, _slice(layout.image_keys)], image)
         parts = (text, image) if layout.text_keys.start == 0 else (image, text)
         return torch.cat(parts, dim=-2)
     return values if call.scales is None else values * _like_values(call.scales, values)
@@ -379,7 +391,7 @@ def _mask(call: _Call, mask: torch.Tensor | None, dtype: torch.dtype) -> torch.T
     """The mask of a call's rows and queries, padded keys shut off."""
     if mask is not None:
         mask = mask if mask.shape[0] == 1 else _pick(mask, call.source)
-        mask = mask if mask.shape[2] == 1 else mask[:, :, call.part]
+        mask = mask if mask.shape[2] == 1 else mask[:, :, _slice(call.part)]
     if call.padding is None:
         return mask
     if mask is None:
@@ -387,23 +399,27 @@ def _mask(call: _Call, mask: torch.Tensor | None, dtype: torch.dtype) -> torch.T
     return mask & (call.padding == 0) if mask.dtype == torch.bool else mask + call.padding.to(mask.dtype)
 
 
-def _others(part: slice, count: int) -> slice:
+def _others(part: range, count: int) -> range:
     """The rest of ``count`` tokens beside a part that stands at one end."""
-    if _length(part) == 0:
-        return slice(0, count)
+    if not part:
+        return range(count)
     assert part.start == 0 or part.stop == count, f"text at {part.start} to {part.stop} of {count} tokens"
-    return slice(part.stop, count) if part.start == 0 else slice(0, part.start)
+    return range(part.stop, count) if part.start == 0 else range(part.start)
 
 
-def _length(part: slice) -> int:
-    return part.stop - part.start
+def _slice(part: range) -> slice:
+    return slice(part.start, part.stop)
+
+
+def _tokens(x: torch.Tensor, part: range) -> torch.Tensor:
+    return x[..., part.start : part.stop, :]
 
 
 def column_probs(
     query: torch.Tensor,
     key: torch.Tensor,
     heads: int,
-    columns: slice,
+    columns: range,
     over: Literal["all", "columns"] = "all",
     padding: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -421,13 +437,13 @@ def column_probs(
         float32 (N, Q, P). At most ``BUFFER`` entries of per-head maps exist at a time, or one query's.
     """
     query, key = (_heads_first(each, heads) for each in (query, key))
-    start = columns.start if over == "all" else 0
+    wanted = _slice(columns)
     if over == "columns":
-        key, padding = key[:, :, columns], None if padding is None else padding[:, columns]
-    wanted = slice(start, start + _length(columns))
+        key, padding = key[:, :, wanted], None if padding is None else padding[:, wanted]
+        wanted = slice(None)
     scale = 1.0 / math.sqrt(query.shape[-1])
     rows, _, queries, _ = query.shape
-    probs = query.new_zeros(rows, queries, _length(columns), dtype=torch.float32)
+    probs = query.new_zeros(rows, queries, len(columns), dtype=torch.float32)
     at_once = max(1, BUFFER // key.shape[2])
     for row in range(rows):
         for head in range(heads):

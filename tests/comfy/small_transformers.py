@@ -1,10 +1,11 @@
-"""Small transformers of the host's own classes with random weights: joint attention and cross-attention outside of UNets.
+"""Small transformers of the host's own classes with random weights: joint attention, and cross-attention in no UNet.
 
-Their text encoders are not needed here: a ``Text`` makes up a prompt's positions and rows as its model wants them.
+Their text encoders are not needed here: positions and rows of a prompt are made up as the model wants them.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,9 @@ import torch
 from small_models import FLUX, randomise
 
 CPU = torch.device("cpu")
+NORMS_OF_QUERIES = re.compile(
+    r"(query_norm|key_norm|[qk]_norm\d?|norm_(added_)?[qk]|ln_[qk]|[qk]_rms_norm(_t)?)\.(scale|weight)$"
+)
 
 
 @dataclass(frozen=True)
@@ -153,8 +157,8 @@ SMALL = {
         {
             "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 1, "num_single_layers": 1,
             "attention_head_dim": 16, "num_attention_heads": 2, "caption_channels": [32, 32], "text_emb_dim": 32,
-            "num_routed_experts": 2, "num_activated_experts": 1, "axes_dims_rope": (4, 6, 6), "max_resolution": (32, 32),
-            "llama_layers": [0, 1],
+            "num_routed_experts": 2, "num_activated_experts": 1, "axes_dims_rope": (4, 6, 6),
+            "max_resolution": (32, 32), "llama_layers": [0, 1],
         },
         pooled=32,
     ),
@@ -185,6 +189,9 @@ def small(name: str):
     model_type = {"FluxSchnell": {"model_type": comfy.model_base.ModelType.FLOW}}.get(entry.config, {})
     model = getattr(comfy.model_base, entry.kind)(config, **model_type)
     randomise(model.diffusion_model, seed=1)
+    for at, parameter in model.diffusion_model.named_parameters():
+        if NORMS_OF_QUERIES.search(at):  # peaked attention, as trained models have
+            parameter.data.copy_(parameter.data + 1.3)
     for buffer in model.diffusion_model.buffers():
         if buffer.is_floating_point() and "pos_embed" in dict(model.diffusion_model.named_buffers()):
             buffer.copy_(torch.randn(buffer.shape, generator=torch.Generator().manual_seed(3)) * 0.3)
@@ -203,6 +210,22 @@ def row_of(name: str, words: list[str], length: int | None = None) -> tuple[torc
     if name == "hidream":
         extras["conditioning_llama3"] = torch.stack([context, context.flip(-1)], dim=1)
     return context, extras
+
+
+def prompt_of(module: Any, name: str, words: list[str]) -> Any:
+    """The same as a ``Prompt`` of the pack, whose module is handed over: each word is one position."""
+    entry = SMALL[name]
+    length = row_of(name, words)[0].shape[1]
+    said = range(entry.before, entry.before + len(words))
+    ends = range(said.stop, said.stop + entry.after)
+    return module.Prompt(
+        " ".join(words),
+        tuple(module.Word(word, (zlib.crc32(word.encode()),), (at,)) for word, at in zip(words, said, strict=True)),
+        tuple(range(entry.before)),
+        tuple(ends),
+        tuple(range(ends.stop, length)),
+        length,
+    )
 
 
 def latent(name: str, seeds: int = 1, height: int = 20, width: int = 12) -> dict:

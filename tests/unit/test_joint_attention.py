@@ -71,12 +71,12 @@ def expected(q, k, v, layout, rows, bias, merge):
     """The formula, map by map. ``bias`` (N, 1 or H, Q, K) is added to the scores; ``merge`` makes the output's form."""
     maps = (scores(q, k) + bias).softmax(-1)  # (N, H, Q, K)
     edited = maps.clone()
-    texts, images = (range(*each.indices(layout.keys)) for each in (layout.text_keys, layout.image_keys))
+    texts, images = layout.text_keys, layout.image_keys
     for row, entry in enumerate(rows):
         if entry is None:
             continue
         source, (alignment, gates, gains, image) = entry
-        for query in range(*layout.image_queries.indices(layout.queries)):
+        for query in layout.image_queries:
             theirs, own = maps[source, :, query], maps[row, :, query]
             if texts:
                 mixed = theirs[:, list(texts)] @ alignment * gates + own[:, list(texts)] * (1 - gates)
@@ -119,8 +119,8 @@ def edits(draw, texts):
 
 
 LAYOUTS = {
-    "text first": TokenLayout.joint(9, slice(0, 4)),
-    "text last": TokenLayout.joint(9, slice(5, 9)),
+    "text first": TokenLayout.joint(9, range(4)),
+    "text last": TokenLayout.joint(9, range(5, 9)),
     "cross": TokenLayout.cross(6, 4),
     "image only": TokenLayout.image_only(6),
 }
@@ -132,7 +132,7 @@ LAYOUTS = {
 @given(st.data())
 def test_equals_the_edited_maps(name, form, data):
     layout = LAYOUTS[name]
-    texts = layout.text_keys.stop - layout.text_keys.start
+    texts = len(layout.text_keys)
     torch.manual_seed(data.draw(st.integers(0, 10_000)))
     groups, number = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
     foreign = data.draw(st.integers(0, 2))
@@ -167,7 +167,8 @@ def test_equals_the_edited_maps(name, form, data):
         if entry is None:
             assert torch.equal(got[row], stock[row]), "a row that is not edited is the host's, to the bit"
         else:
-            own = got[row][..., layout.text_queries, :], stock[row][..., layout.text_queries, :]
+            text = list(layout.text_queries)
+            own = got[row][..., text, :], stock[row][..., text, :]
             torch.testing.assert_close(*own, **CLOSE, msg="text queries keep their own map")
 
 
@@ -204,7 +205,7 @@ def masks(draw, rows, layout):
 @st.composite
 def paddings(draw, rows, layout):
     """Per row which text keys are filling, and what that adds to the scores."""
-    texts = layout.text_keys.stop - layout.text_keys.start
+    texts = len(layout.text_keys)
     added = torch.zeros(rows, 1, 1, layout.keys, dtype=torch.float64)
     if not texts or draw(st.booleans()):
         return (), added
@@ -213,7 +214,7 @@ def paddings(draw, rows, layout):
         length = draw(st.integers(2, texts))
         padding.append(None if length == texts else torch.arange(texts) >= length)
         if length < texts:
-            added[row, :, :, layout.text_keys][..., length:] = -math.inf
+            added[row, :, :, list(layout.text_keys)[length:]] = -math.inf
     return padding, added
 
 
@@ -269,6 +270,17 @@ def test_rows_that_are_treated_alike_share_a_call(layout, calls):
     assert sum(each * queries for each, queries in host.calls) == 6 * layout.queries
 
 
+@pytest.mark.parametrize("image", [0.0, 1.0])
+def test_a_call_without_text_takes_the_images_part_of_an_equation(image):
+    layout = TokenLayout.image_only(6)
+    program = joint_program([None, (0, JointEquation(torch.eye(4), torch.full((4,), 2.0), image))], layout, CPU)
+    if not image:
+        assert program is None
+        return
+    q, k, v = (random(2, 6, 16) for _ in range(3))
+    torch.testing.assert_close(attend(program, Host(), q, k, v)[1:], Host()(q[:1], k[:1], v[1:]), **CLOSE)
+
+
 def test_with_nothing_to_do_the_hosts_function_gets_the_call_as_it_is():
     q, k, v, mask = random(2, 9, 16), random(2, 9, 16), random(2, 9, 16), random(9, 9)
     handed = []
@@ -318,18 +330,28 @@ def test_inputs_keep_their_precision(dtype):
 def test_an_equation_reaches_over_what_no_prompt_has():
     """Two registers before, a source of 3 positions, a target of 2, and filling up to 7."""
     alignment = torch.tensor([[1.0, 0.0], [0.0, 0.5], [0.0, 0.5]])
-    equation = joint_equation(alignment, RowState((1.0, 1.0), (1.0, 3.0), True), 7, before=2)
+    equation = joint_equation(alignment, RowState((1.0, 1.0), (1.0, 3.0), True), 7, 2, 2)
     wanted = torch.zeros(7, 7)
-    wanted[0, 0] = wanted[1, 1] = wanted[5, 5] = wanted[6, 6] = 1.0
+    wanted[0, 0] = wanted[1, 1] = 1.0
     wanted[2:5, 2:4] = alignment * torch.tensor([1.0, 3.0])
+    wanted[5, 4], wanted[5, 5], wanted[6, 5], wanted[6, 6] = 2 / 3, 1 / 3, 1 / 3, 2 / 3
     torch.testing.assert_close(equation.inject, wanted)
     assert equation.keep is None, "all gates are open: one term"
     assert equation.image == 1.0
 
-    equation = joint_equation(alignment, RowState((0.0, 0.0), (1.0, 3.0), True), 7, before=2, inject_image=False)
+    equation = joint_equation(alignment, RowState((0.0, 0.0), (1.0, 3.0), True), 7, 2, 2, inject_image=False)
     assert equation.inject is None
     assert equation.keep.tolist() == [1, 1, 1, 3, 1, 1, 1]
     assert equation.image == 0.0
+
+
+def test_prompts_that_end_together_have_places_of_their_own():
+    """Filling before: 2 of 5 tokens in the source, 1 in the target."""
+    equation = joint_equation(torch.eye(3, 4), RowState((1.0,) * 4, (1.0,) * 4, False), 5, 2, 1)
+    wanted = torch.zeros(5, 5)
+    wanted[:2, 0] = 1.0
+    wanted[2:, 1:] = torch.eye(3, 4)
+    torch.testing.assert_close(equation.inject, wanted)
 
 
 def test_a_row_with_nothing_to_do_has_no_equation():
@@ -382,7 +404,7 @@ def test_renormalised_rows_sum_to_one(gates, image, form):
 @pytest.mark.parametrize("buffer", [2**24, 20, 1])
 @pytest.mark.parametrize("form", [3, 4])
 @pytest.mark.parametrize("over", ["all", "columns"])
-@pytest.mark.parametrize("columns", [slice(0, 4), slice(5, 9), slice(1, 3)])
+@pytest.mark.parametrize("columns", [range(4), range(5, 9), range(1, 3)])
 def test_column_probs_are_the_maps_columns(columns, over, form, buffer, monkeypatch):
     monkeypatch.setattr(joint_attention, "BUFFER", buffer)
     torch.manual_seed(3)
@@ -392,7 +414,8 @@ def test_column_probs_are_the_maps_columns(columns, over, form, buffer, monkeypa
     padding[1, columns.stop - 1] = True
     bias = torch.zeros(2, 1, 1, 9).masked_fill(padding[:, None, None], -math.inf)
     raw = scores(q, k) + bias
-    maps = raw.softmax(-1)[..., columns] if over == "all" else raw[..., columns].softmax(-1)
+    some = list(columns)
+    maps = raw.softmax(-1)[..., some] if over == "all" else raw[..., some].softmax(-1)
     got = column_probs(q, k, HEADS, columns, over, padding)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, maps.mean(1))
@@ -410,5 +433,5 @@ def test_column_probs_never_hold_a_whole_map(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "softmax", watched)
     monkeypatch.setattr(joint_attention, "BUFFER", 2**20)
     q = torch.randn(1, 4, 4096 + 64, 8)
-    column_probs(q[:, :, 64:], q, 4, slice(0, 64))
+    column_probs(q[:, :, 64:], q, 4, range(64))
     assert max(largest) <= 2**20

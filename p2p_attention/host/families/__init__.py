@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from .cross import Cross
 from .family import Family
+from .joint import Joint
 from .unet import UNet
 
-FAMILIES: list[Family] = [UNet()]
+FAMILIES: list[Family] = [UNet(), Joint(), Cross()]
 
 
 def family_of(model: Any) -> Family:

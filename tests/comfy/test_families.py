@@ -1,0 +1,248 @@
+"""Edits after the projections, in small random transformers of the host's own classes, through its own sampler.
+
+The oracle writes every map out in float64, edits it and multiplies; it is an attention override of a stock model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from sampling import relative_error
+from small_transformers import SMALL, latent, prompt_of, row_of, small
+
+STEPS = 4
+SOURCE = "a cat on a red chair"
+SWAP = "a dog on a red chair"
+OTHER = "a cat on a blue chair"
+THIRD = "a cat in a red box"
+LONGER = "a cat on a small red wooden chair"
+SHORTER = "a cat"
+NEGATIVE = "blurry dark thing of bad art"  # as many words as SOURCE: cond and uncond share a call
+WINDOWS = {"cross_start": 0.0, "cross_end": 0.8, "self_start": 0.0, "self_end": 0.4}
+NEVER = {"cross_start": 0.0, "cross_end": 0.0, "self_start": 0.0, "self_end": 0.0}
+
+JOINT = (
+    "flux",
+    "flux_dev",
+    "flux_fill",
+    "chroma",
+    "sd3",
+    "sd35_medium",
+    "qwen_image",
+    "lumina2",
+    "z_image",
+    "aura_flow",
+)
+CROSS = ("cosmos_predict2", "wan")
+FAMILIES = [name for name in (*JOINT, *CROSS)]
+PLACED = [name for name in JOINT if name not in ("lumina2", "z_image")]  # the text's length does not move the picture
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Run:
+    """One architecture: its model, pairs as its text encoder would make them, and runs of the stock sampler."""
+
+    def __init__(self, name, host, run_node):
+        self.name, self.host, self.run_node = name, host, run_node
+        self.model = small(name)
+        self.prompts = host.module("p2p_attention.prompt")
+
+    def pair(self, *targets, source=SOURCE):
+        texts = [text.split() for text in (source, *targets)]
+        prompts = [prompt_of(self.prompts, self.name, words) for words in texts]
+
+        def tokenize(text):
+            return prompt_of(self.prompts, self.name, text.split()).words
+
+        pair = self.prompts.PromptPair(prompts[0], tuple(prompts[1:]), SMALL[self.name].width, tokenize, padded=True)
+        rows = [list(row_of(self.name, words)) for words in texts]
+        return [self.host.module("p2p_attention.conditionings").stack_rows(rows, pair)], pair
+
+    def plain(self, text):
+        context, extras = row_of(self.name, text.split())
+        return [[context, extras]]
+
+    def edit(self, pair, node="P2PAttentionReplace", model=None, **inputs):
+        return self.run_node(node, model=model or self.model, pair=pair, **(inputs or WINDOWS))[0]
+
+    def sample(self, model, positive, seeds=1, cfg=4.0, negative=None, rows=1, sampler="euler", height=20, width=12):
+        """``rows`` of each seed share its noise. Of our models the run itself makes rows."""
+        import comfy.sample
+
+        image = latent(self.name, seeds, height, width)["samples"].repeat_interleave(rows, 0)
+        noise = comfy.sample.prepare_noise(image[::rows], 7).repeat_interleave(rows, 0)
+        negative = negative or self.plain(NEGATIVE)
+        return comfy.sample.sample(
+            model, noise, STEPS, cfg, sampler, "normal", positive, negative, image, seed=7, disable_pbar=True
+        )
+
+    def text_tokens(self, positions):
+        before = 8 if self.name == "aura_flow" else 0
+        multiple = 8 if self.name == "z_image" else 1
+        return before, before + -(-positions // multiple) * multiple
+
+
+@dataclass
+class EditOfRow:
+    """A (S, T), g and c at the middle of a step, and the end of the self window."""
+
+    alignment: torch.Tensor
+    gates: torch.Tensor
+    cross_end: float
+    self_end: float
+    gains: torch.Tensor
+
+
+def explicit(run, edits: Sequence[EditOfRow | None], positions: int, prompts=None, images=60):
+    """The stock model with the edits written out as maps.
+
+    Args:
+        edits: of the edited rows.
+        positions: of the text in a call of ours.
+        prompts: of each row its length, where there is padding behind it.
+    """
+    group = 1 + len(edits)
+    before, texts = run.text_tokens(positions)
+
+    def override(func, q, k, v, heads, *args, **kwargs):
+        options = kwargs["transformer_options"]
+        if not kwargs.get("skip_reshape"):
+            q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
+        q4, k4, v4 = q.double(), k.double(), v.double()
+        scores = q4 @ k4.transpose(-1, -2) / q4.shape[-1] ** 0.5
+        chunk = len(q) // len(options["cond_or_uncond"])
+        sigmas = options["sample_sigmas"]
+        middle = (int((sigmas[:-1] - options["sigmas"][0]).abs().argmin()) + 0.5) / (len(sigmas) - 1)
+        queries, keys = q4.shape[2], k4.shape[2]
+        ours = [
+            row
+            for i, kind in enumerate(options["cond_or_uncond"])
+            if kind == 0
+            for row in range(i * chunk, (i + 1) * chunk)
+        ]
+        joint = queries == keys and queries >= texts + images
+        cross = keys == texts and queries == images
+        alone = queries == keys == images and run.name in (*CROSS, "sd35_medium")
+        if prompts is not None and (joint or cross) and ours:
+            for row in ours:
+                length = before + prompts[row % group]
+                scores[row, :, :, length:texts] = -torch.inf
+        maps = scores.softmax(-1)
+        edited = maps.clone()
+        for row in ours:
+            place = (row - ours[0]) % group
+            edit = edits[place - 1] if place else None
+            if edit is None or not (joint or cross or alone):
+                continue
+            source = row - place
+            first = texts if joint else 0
+            if joint or cross:
+                g, c, a = whole(edit, before, texts, middle)
+                mixed = maps[source, :, first:, :texts] @ a * g + maps[row, :, first:, :texts] * (1 - g)
+                edited[row, :, first:, :texts] = mixed * c
+            if (joint or alone) and middle < edit.self_end:
+                at = texts if joint else 0
+                edited[row, :, first:, at:] = maps[source, :, first:, at:]
+        out = (edited @ v4).to(v.dtype)
+        return out if kwargs.get("skip_output_reshape") else out.transpose(1, 2).flatten(2)
+
+    model = run.model.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = override
+    return model
+
+
+def whole(edit, before, texts, middle):
+    """g, c and A over all text tokens: what no prompt has is its own counterpart, and follows any open gate."""
+    source, target = edit.alignment.shape
+    open_now = edit.gates * float(middle < edit.cross_end)
+    g = torch.full((texts,), float(open_now.any()), dtype=torch.float64)
+    c = torch.ones(texts, dtype=torch.float64)
+    g[before : before + target], c[before : before + target] = open_now, edit.gains
+    a = torch.zeros(texts, texts, dtype=torch.float64)
+    a[range(before), range(before)] = 1.0
+    a[before : before + source, before : before + target] = edit.alignment.double()
+    if source == target:
+        rest = range(before + source, texts)
+        a[rest, rest] = 1.0
+    return g, c, a
+
+
+def edits_of(run, pair, kinds=("shared", "swapped"), gains=(), cross_end=0.8, self_end=0.4):
+    align = run.host.module("p2p_attention.align").align
+    edits = []
+    for target in pair.targets:
+        alignment = align(pair.source, target)
+        c = torch.ones(target.length, dtype=torch.float64)
+        for word, factor in gains:
+            c[list(pair.find(word, target))] = factor
+        gates = torch.tensor([float(kind in kinds) for kind in alignment.kinds]).double()
+        edits.append(EditOfRow(alignment.matrix, gates, cross_end, self_end, c))
+    return edits
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def run(request, host, run_node):
+    return Run(request.param, host, run_node)
+
+
+def test_nothing_to_do_changes_no_bit(run):
+    conditioning, pair = run.pair(SWAP, OTHER)
+    got = run.sample(run.edit(pair, **NEVER), conditioning, seeds=2)
+    assert torch.equal(got, run.sample(run.model, conditioning, seeds=2, rows=3))
+
+
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+def test_edits_equal_explicit_maps(run, cfg):
+    """Two seeds, three edits; the source row is the stock run's, to the bit."""
+    conditioning, pair = run.pair(SWAP, OTHER, THIRD)
+    got = run.sample(run.edit(pair), conditioning, seeds=2, cfg=cfg)
+    wanted = run.sample(explicit(run, edits_of(run, pair), pair.length), conditioning, seeds=2, rows=4, cfg=cfg)
+    assert relative_error(got, wanted) < 2e-4
+    stock = run.sample(run.model, conditioning, seeds=2, rows=4, cfg=cfg)
+    assert torch.equal(got[::4], stock[::4])
+    assert all(relative_error(got[row::4], stock[row::4]) > 1e-2 for row in (1, 2, 3)), "an edit that shows"
+
+
+def test_two_terms_and_faders_equal_explicit_maps(run):
+    """Refine takes shared words only, beside a fader; cond and uncond come separately."""
+    conditioning, pair = run.pair(SWAP, THIRD)
+    model = run.edit(pair, "P2PAttentionRefine")
+    model = run.edit(pair, "P2PReweightToken", model=model, words="chair, box", scale=-1.5, start=0.0, end=1.0)
+    negative = run.plain("blurry")
+    got = run.sample(model, conditioning, negative=negative)
+    edits = edits_of(run, pair, kinds=("shared",), gains=[("chair", -1.5), ("box", -1.5)])
+    wanted = run.sample(explicit(run, edits, pair.length), conditioning, rows=3, negative=negative)
+    assert relative_error(got, wanted) < 2e-4
+    assert torch.equal(got[:1], run.sample(run.model, conditioning, rows=3, negative=negative)[:1])
+
+
+# ---- prompts of unequal length
+
+
+@pytest.mark.parametrize("targets", [(LONGER, SHORTER), (SHORTER, "a dog")])
+def test_rows_of_unequal_length_are_their_own_runs(run, targets):
+    """Filling is not attended to, and the picture's place is that of the row's own text."""
+    conditioning, pair = run.pair(*targets)
+    got = run.sample(run.edit(pair, **NEVER), conditioning, seeds=2, height=16, width=16)
+    for row, text in enumerate((SOURCE, *targets)):
+        alone = run.sample(run.model, run.plain(text), seeds=2, height=16, width=16)
+        assert relative_error(got[row::3], alone) < 2e-4
+    if len({prompt.length for prompt in (pair.source, *pair.targets)}) > 1:
+        stock = run.sample(run.model, conditioning, seeds=2, rows=3, height=16, width=16)
+        assert relative_error(got, stock) > 1e-2, "they would not be, by themselves"
+
+
+def test_edits_of_unequal_length_equal_explicit_maps(run):
+    conditioning, pair = run.pair(LONGER, SHORTER)
+    if run.name not in (*PLACED, *CROSS):
+        pytest.skip("the oracle's rows have their texts at the beginning")
+    got = run.sample(run.edit(pair), conditioning)
+    lengths = [prompt.length for prompt in (pair.source, *pair.targets)]
+    oracle = explicit(run, edits_of(run, pair), pair.length, lengths)
+    assert relative_error(got, run.sample(oracle, conditioning, rows=3)) < 2e-4
+    alone = run.sample(run.model, run.plain(SOURCE))
+    assert relative_error(got[:1], alone) < 2e-4
