@@ -246,3 +246,66 @@ def test_edits_of_unequal_length_equal_explicit_maps(run):
     assert relative_error(got, run.sample(oracle, conditioning, rows=3)) < 2e-4
     alone = run.sample(run.model, run.plain(SOURCE))
     assert relative_error(got[:1], alone) < 2e-4
+
+
+# ---- word maps
+
+
+def words_seen(run, positions, seen):
+    """A stock model that notes how much its image tokens attend to the text, (B R, Q, T) of each call with text."""
+    _, texts = run.text_tokens(positions)
+
+    def override(func, q, k, v, heads, *args, **kwargs):
+        queries, keys = (
+            each if kwargs.get("skip_reshape") else each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (q, k)
+        )
+        maps = (queries.double() @ keys.double().mT / queries.shape[-1] ** 0.5).softmax(-1).mean(1)
+        if maps.shape[2] == maps.shape[1] >= texts + 60 or maps.shape[1:] == (60, texts):
+            first = maps.shape[1] - 60 if run.name != "z_image" else texts
+            seen.append(maps[:, first : first + 60, :texts])
+        return func(q, k, v, heads, *args, **kwargs)
+
+    model = run.model.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = override
+    return model
+
+
+@pytest.mark.parametrize("attention", ["cross", "self"])
+def test_recorded_maps_are_the_stock_models(run, attention):
+    """Of the middle block of two or three; cfg 1, so that all rows of a call are ours."""
+    conditioning, pair = run.pair(SWAP, THIRD)
+    model, record = run.run_node(
+        "P2PRecordAttention", model=run.model, pair=pair, words="", attention=attention, map_resolution="auto"
+    )
+    got = run.sample(model, conditioning, seeds=2, cfg=1.0)
+    assert torch.equal(got, run.sample(run.model, conditioning, seeds=2, rows=3, cfg=1.0)), "looking changes nothing"
+    kept = record.take(got)
+    assert kept.maps.shape[-2:] == (10, 6)
+    mean = (kept.maps.float() * torch.tensor(kept.shares).view(-1, *[1] * 5)).sum(0)  # (B, R, K, h, w)
+    if attention == "self":
+        torch.testing.assert_close(mean.sum(2), torch.ones_like(mean.sum(2)), atol=2e-3, rtol=0)
+        return
+    seen: list[torch.Tensor] = []
+    run.sample(words_seen(run, pair.length, seen), conditioning, seeds=2, rows=3, cfg=1.0)
+    blocks = len(seen) // STEPS
+    assert blocks == SMALL[run.name].blocks
+    chosen = range(blocks // 3, max(blocks // 3 + 1, 2 * blocks // 3))
+    maps = torch.stack([seen[step * blocks + i] for step in range(STEPS) for i in chosen]).mean(0)
+    before, _ = run.text_tokens(pair.length)
+    for row, prompt in enumerate((pair.source, *pair.targets)):
+        for k, word in enumerate(prompt.words):
+            wanted = maps[row::3, :, before + word.positions[0]]
+            torch.testing.assert_close(mean[:, row, k].flatten(1), wanted.float(), atol=2e-4, rtol=2e-3)
+
+
+def test_local_blend_keeps_the_source_outside_of_the_words(run):
+    conditioning, pair = run.pair(SWAP)
+    (model,) = run.run_node(
+        "P2PLocalBlendMask", model=run.edit(pair), pair=pair, words="", exclude_words="", threshold=0.3, start=0.0,
+        spread=False, grow=0, feather=0.0, map_resolution="auto",
+    )[:1]  # fmt: skip
+    got = run.sample(model, conditioning)
+    stock = run.sample(run.model, conditioning, rows=2)
+    assert torch.equal(got[:1], stock[:1])
+    kept = (got[1] == got[0]).all(0)
+    assert 0.02 < kept.float().mean() < 0.98
