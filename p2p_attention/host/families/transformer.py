@@ -92,7 +92,7 @@ class Transformer:
     # ------------------------------------------------------------------------------------------------------ texts
 
     def reads(self, clip: Any) -> bool:
-        return type(clip.tokenizer).__name__ in self.encoders
+        return type(getattr(clip, "tokenizer", None)).__name__ in self.encoders
 
     def read(self, clip: Any, text: str) -> Prompt:
         return read_prompt(clip, text)
