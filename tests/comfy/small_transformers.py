@@ -34,6 +34,7 @@ class Small:
         channels: of the latent.
         pooled: width of the pooled row, 0 for none.
         blocks: the number of attention calls with text in them.
+        scale: latents are so many times smaller than the others', for a patch of so many times fewer pixels a side.
     """
 
     config: str
@@ -47,6 +48,7 @@ class Small:
     channels: int = 16
     pooled: int = 0
     blocks: int = 2
+    scale: int = 1
 
 
 SD3 = {
@@ -116,6 +118,28 @@ SMALL = {
         "FluxInpaint", "Flux", {"image_model": "flux", **FLUX, "in_channels": 96, "guidance_embed": True}, filled=12,
         pooled=32,
     ),
+    "flux2": Small(
+        "Flux2",
+        "Flux2",
+        {
+            "image_model": "flux2", **FLUX, "in_channels": 32, "out_channels": 32, "patch_size": 1, "vec_in_dim": None,
+            "axes_dim": [4, 4, 4, 4], "global_modulation": True, "mlp_silu_act": True, "ops_bias": False,
+            "qkv_bias": False,
+        },
+        before=3,
+        channels=32,
+        scale=2,
+    ),
+    "krea2": Small(
+        "Krea2",
+        "Krea2",
+        {
+            "image_model": "krea2", "features": 64, "tdim": 32, "txtdim": 16, "heads": 4, "kvheads": 2, "multiplier": 2,
+            "layers": 2, "channels": 16, "txtlayers": 2, "txtheads": 2, "txtkvheads": 2,
+        },
+        after=5,
+        frames=True,
+    ),
     "chroma": Small("Chroma", "Chroma", {"image_model": "chroma", **CHROMA}),
     "sd3": Small("SD3", "SD3", SD3, pooled=32),
     "sd35_medium": Small("SD3", "SD3", {**SD3, "x_block_self_attn_layers": [0]}, pooled=32),
@@ -178,14 +202,28 @@ SMALL = {
 }  # fmt: skip
 
 
+def there_is(name: str) -> bool:
+    """Whether this host has the architecture."""
+    import comfy.supported_models
+
+    return hasattr(comfy.supported_models, SMALL[name].config)
+
+
 def small(name: str):
     """A ``ModelPatcher`` of the architecture, seeded."""
+    import comfy.ldm.chroma.model
+    import comfy.ldm.flux.model
     import comfy.model_base
     import comfy.model_patcher
     import comfy.supported_models
 
     entry = SMALL[name]
-    config = getattr(comfy.supported_models, entry.config)({**entry.settings, "dtype": torch.float32})
+    settings = {**entry.settings, "dtype": torch.float32}
+    if entry.kind in ("Flux", "Flux2") and "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__annotations__:
+        settings.setdefault("txt_ids_dims", [3] if len(settings["axes_dim"]) == 4 else [])  # newer hosts
+    if entry.kind == "Chroma" and "vec_in_dim" in comfy.ldm.chroma.model.ChromaParams.__annotations__:
+        settings |= {"txt_ids_dims": [], "vec_in_dim": None}
+    config = getattr(comfy.supported_models, entry.config)(settings)
     model_type = {"FluxSchnell": {"model_type": comfy.model_base.ModelType.FLOW}}.get(entry.config, {})
     model = getattr(comfy.model_base, entry.kind)(config, **model_type)
     randomise(model.diffusion_model, seed=1)
@@ -231,7 +269,7 @@ def prompt_of(module: Any, name: str, words: list[str]) -> Any:
 def latent(name: str, seeds: int = 1, height: int = 20, width: int = 12) -> dict:
     entry = SMALL[name]
     frames = (1,) if entry.frames else ()
-    return {"samples": torch.zeros(seeds, entry.channels, *frames, height, width)}
+    return {"samples": torch.zeros(seeds, entry.channels, *frames, height // entry.scale, width // entry.scale)}
 
 
 def _vector(token: str, width: int) -> torch.Tensor:

@@ -281,7 +281,8 @@ def test_a_pair_of_another_models_text_encoder_is_refused(run_node, name):
 
 
 @pytest.mark.parametrize(
-    "module, name", [("hydit", "HyditTokenizer"), ("lt", "LTXVT5Tokenizer"), ("hunyuan_image", "HunyuanImageTokenizer")]
+    "module, name",
+    [("omnigen2", "Omnigen2Tokenizer"), ("lt", "LTXVT5Tokenizer"), ("hunyuan_image", "HunyuanImageTokenizer")],
 )
 def test_their_text_encoders_are_refused(run_node, module, name):
     import importlib

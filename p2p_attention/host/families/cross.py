@@ -11,7 +11,7 @@ from typing import Any
 
 from ...joint_attention import TokenLayout
 from ...text_places import TextPlaces
-from .transformer import Architecture, TextCall, Transformer
+from .transformer import Architecture, TextCall, Transformer, width_of
 
 
 def _blocks(module: Any) -> list[tuple[str, int]]:
@@ -23,10 +23,10 @@ def _middle(module: Any) -> Sequence[int]:
     return range(count // 3, max(count // 3 + 1, 2 * count // 3))
 
 
-def _architecture(name: str, embedder: str, patch: Callable[[Any], int]) -> Architecture:
+def _architecture(name: str, takes_text: str, patch: Callable[[Any], int]) -> Architecture:
     return Architecture(
         name=name,
-        embedder=embedder,
+        width=width_of(takes_text),
         patch=patch,
         blocks=_blocks,
         map_blocks=_middle,

@@ -6,7 +6,7 @@ pictures (Flux Kontext, Qwen-Image-Edit) are part of the picture's tokens, as qu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from ...joint_attention import TokenLayout
 from ...prompt import Prompt
 from ...text_places import TextPlaces, arrange
-from .transformer import Architecture, TextCall, Transformer
+from .transformer import Architecture, TextCall, Transformer, width_of
 
 MMDIT_MAPS = {  # by depth: Helbling et al.'s and others' choice of SD3's blocks, the medium ones have 24
     24: (4, 5, 7, 8, 9),
@@ -34,12 +34,14 @@ class JointArchitecture(Architecture):
         image_calls: whether there are calls of the picture alone that are self-attention of its blocks.
         moves: whether texts of unequal length have to be brought to other places than at the context's beginning.
         filling: the parameter that stands for positions with which the model fills a text up; "" for none.
+        references: whether reference pictures are tokens of the picture, behind it.
     """
 
     text_calls: Callable[[torch.nn.Module], int] = lambda module: 0
     image_calls: bool = False
     moves: bool = False
     filling: str = ""
+    references: bool = True
 
 
 def _middle_third(count: int) -> range:
@@ -63,6 +65,10 @@ def _aura_blocks(module: Any) -> list[tuple[str, int]]:
     return [("joint", i) for i in range(len(module.double_layers) + len(module.single_layers))]
 
 
+def _krea_blocks(module: Any) -> list[tuple[str, int]]:
+    return [("single", i) for i in range(len(module.blocks))]
+
+
 def _middle_of(blocks: Callable[[Any], list[tuple[str, int]]]) -> Callable[[Any], Sequence[int]]:
     return lambda module: _middle_third(len(blocks(module)))
 
@@ -75,7 +81,7 @@ def _lumina_places(module: Any, positions: int) -> TextPlaces:
 
 FLUX = JointArchitecture(
     name="Flux.1",
-    embedder="txt_in",
+    width=width_of("txt_in"),
     patch=lambda module: module.patch_size,
     blocks=_flux_blocks,
     map_blocks=_flux_maps,
@@ -83,7 +89,7 @@ FLUX = JointArchitecture(
 )
 FLUX2 = JointArchitecture(
     name="Flux.2",
-    embedder="txt_in",
+    width=width_of("txt_in"),
     patch=lambda module: module.patch_size,
     blocks=_flux_blocks,
     map_blocks=_middle_of(_flux_blocks),
@@ -95,7 +101,7 @@ ARCHITECTURES = {
     "flux.model.Flux 2": FLUX2,
     "chroma.model.Chroma": JointArchitecture(
         name="Chroma",
-        embedder="txt_in",
+        width=width_of("txt_in"),
         patch=lambda module: module.patch_size,
         blocks=_flux_blocks,
         map_blocks=_flux_maps,
@@ -103,7 +109,7 @@ ARCHITECTURES = {
     ),
     "modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": JointArchitecture(
         name="SD3",
-        embedder="context_embedder",
+        width=width_of("context_embedder"),
         patch=lambda module: module.patch_size,
         blocks=_blocks_of("joint_blocks"),
         map_blocks=lambda module: MMDIT_MAPS.get(len(module.joint_blocks), _middle_third(len(module.joint_blocks))),
@@ -112,7 +118,7 @@ ARCHITECTURES = {
     ),
     "qwen_image.model.QwenImageTransformer2DModel": JointArchitecture(
         name="Qwen-Image",
-        embedder="txt_in",
+        width=width_of("txt_in"),
         patch=lambda module: module.patch_size,
         blocks=_blocks_of("transformer_blocks"),
         map_blocks=_middle_of(_blocks_of("transformer_blocks")),
@@ -120,7 +126,7 @@ ARCHITECTURES = {
     ),
     "lumina.model.NextDiT": JointArchitecture(
         name="Lumina 2 or Z-Image",
-        embedder="cap_embedder.1",
+        width=width_of("cap_embedder.1"),
         patch=lambda module: module.patch_size,
         blocks=_blocks_of("layers"),
         map_blocks=_middle_of(_blocks_of("layers")),
@@ -128,10 +134,11 @@ ARCHITECTURES = {
         text_calls=lambda module: len(module.context_refiner),
         moves=True,
         filling="cap_pad_token",
+        references=False,
     ),
     "aura.mmdit.MMDiT": JointArchitecture(
         name="AuraFlow",
-        embedder="cond_seq_linear",
+        width=width_of("cond_seq_linear"),
         patch=lambda module: module.patch_size,
         blocks=_aura_blocks,
         map_blocks=_middle_of(_aura_blocks),
@@ -139,16 +146,25 @@ ARCHITECTURES = {
             positions + module.register_tokens.shape[1], before=module.register_tokens.shape[1]
         ),
     ),
+    "krea2.model.SingleStreamDiT": JointArchitecture(
+        name="Krea 2",
+        width=lambda module: module.txtlayers * module.txtdim,
+        patch=lambda module: module.patch,
+        blocks=_krea_blocks,
+        map_blocks=_middle_of(_krea_blocks),
+        places=lambda module, positions: TextPlaces(positions),
+        text_calls=lambda module: len(module.txtfusion.refiner_blocks),
+    ),
 }
 
 
 class Joint(Transformer):
     """The family, see ``Family``."""
 
-    supported = "Flux, Chroma, SD3, Qwen-Image, Lumina 2, Z-Image and AuraFlow"
+    supported = "Flux, Chroma, SD3, Qwen-Image, Lumina 2, Z-Image, AuraFlow and Krea 2"
     encoders = frozenset(
         f"{name}Tokenizer"
-        for name in ("Flux", "PixArt", "SD3", "QwenImage", "Lumina", "ZImage", "AuraT5", "Klein", "Flux2")
+        for name in ("Flux", "PixArt", "SD3", "QwenImage", "Lumina", "ZImage", "AuraT5", "Klein", "Flux2", "Krea2")
     ) | {"KleinTokenizer8B"}
     architectures = ARCHITECTURES
     telling = "joint"
@@ -170,6 +186,14 @@ class Joint(Transformer):
         if queries == state.images and state.architecture.image_calls:
             return "image", TokenLayout.image_only(queries)
         return None
+
+    def require_call(self, architecture: JointArchitecture, inputs: Mapping[str, Any]) -> None:
+        beside = [name for name in ("ref_latents", "ref_contexts", "siglip_feats") if inputs.get(name)]
+        if beside and not architecture.references:
+            raise ValueError(
+                f"Wanted {architecture.name} without reference pictures, got {', '.join(beside)}: they stand between "
+                "its text and its picture. Remove the reference from the conditioning."
+            )
 
     @contextmanager
     def arranged(

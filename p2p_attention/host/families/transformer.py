@@ -33,7 +33,7 @@ class Architecture:
 
     Args:
         name: of the models, for messages.
-        embedder: path of the module that takes the text's rows, which tells their width.
+        width: of the text's rows; None where the module does not tell.
         patch: image tokens of the model are patches of so many latent pixels a side.
         blocks: the attention calls that see the text, in their order: (block's type, its number), as the host's options
             call them where they do.
@@ -42,11 +42,16 @@ class Architecture:
     """
 
     name: str
-    embedder: str
+    width: Callable[[torch.nn.Module], int | None]
     patch: Callable[[torch.nn.Module], int]
     blocks: Callable[[torch.nn.Module], list[tuple[str, int]]]
     map_blocks: Callable[[torch.nn.Module], Sequence[int]]
     places: Callable[[torch.nn.Module, int], TextPlaces]
+
+
+def width_of(path: str) -> Callable[[torch.nn.Module], int | None]:
+    """What the linear layer at ``path`` takes; None for one of another kind (quantised ones may not tell)."""
+    return lambda module: getattr(module.get_submodule(path), "in_features", None)
 
 
 @dataclass(eq=False)
@@ -109,8 +114,7 @@ class Transformer:
 
     def require(self, model: Any, pair: PromptPair | None) -> None:
         architecture = self.architectures[self.kind(model)]
-        embedder = model.model.diffusion_model.get_submodule(architecture.embedder)
-        wanted = getattr(embedder, "in_features", None)
+        wanted = architecture.width(model.model.diffusion_model)
         if pair is not None and (not pair.padded or wanted not in (None, pair.context_dim)):
             raise ValueError(
                 f"Wanted a prompt pair made by the text encoder of {architecture.name}"
@@ -149,6 +153,9 @@ class Transformer:
         """The kind of an attention call and its tokens; None for one that is left alone."""
         raise NotImplementedError
 
+    def require_call(self, architecture: Architecture, inputs: Mapping[str, Any]) -> None:
+        """Raises ValueError where a model call has inputs beside which edits would go to the wrong tokens."""
+
     def arranged(
         self,
         module: torch.nn.Module,
@@ -170,6 +177,7 @@ class Transformer:
             if call is None or call.rows is None:
                 return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
             module = executor.class_obj.diffusion_model
+            self.require_call(architecture, kwargs)
             (grid,) = self.grids(model, call.size)
             images = math.prod(grid) * (x.shape[2] if x.ndim == 5 else 1)
             prompts = calls.prompts(call.rows)
@@ -193,6 +201,8 @@ class Transformer:
             if not sorted_as:
                 return attention(q, k, v, mask)
             kind, layout = sorted_as
+            if kind == "text" and len(q) != len(options[KEY].rows):
+                return attention(q, k, v, mask)  # Krea 2 puts the layers of its text encoder together
             block = state.block(kind, options)
             program = calls.joint_program(options, len(q), layout, state.places, state.others, v.device, v.dtype)
             for maps in ("cross", "self"):
