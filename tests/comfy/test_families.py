@@ -5,11 +5,13 @@ The oracle writes every map out in float64, edits it and multiplies; it is an at
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
 import torch
+from memory import Census
 from sampling import relative_error
 from small_transformers import SMALL, latent, prompt_of, row_of, small, there_is
 
@@ -118,7 +120,8 @@ def explicit(run, edits: Sequence[EditOfRow | None], positions: int, prompts=Non
         joint = queries == keys and queries >= texts + images
         cross = keys == texts and queries == images
         alone = queries == keys == images and run.name in (*CROSS, "sd35_medium")
-        if prompts is not None and (joint or cross) and ours:
+        text_alone = queries == keys == texts and run.name == "krea2"  # before its blocks
+        if prompts is not None and (joint or cross or text_alone) and ours:
             for row in ours:
                 length = before + prompts[row % group]
                 scores[row, :, :, length:texts] = -torch.inf
@@ -302,6 +305,98 @@ def test_local_blend_keeps_the_source_outside_of_the_words(run):
     assert torch.equal(got[:1], stock[:1])
     kept = (got[1] == got[0]).all(0)
     assert 0.02 < kept.float().mean() < 0.98
+
+
+@pytest.mark.parametrize("backend", ["attention_basic", "attention_split", "attention_sub_quad", "attention_pytorch"])
+@pytest.mark.parametrize("name", ["flux", "sd35_medium", "qwen_image", "wan"])
+def test_every_attention_function_of_the_host(name, backend, host, run_node):
+    """With rows of unequal length, whose filling is masked, and in two terms."""
+    import comfy.ldm.modules.attention as attention
+
+    run = Run(name, host, run_node)
+    conditioning, pair = run.pair(LONGER, SHORTER)
+    model = with_override(run.model, lambda _, *args, **kwargs: getattr(attention, backend)(*args, **kwargs))
+    got = run.sample(run.edit(pair, "P2PAttentionRefine", model=model), conditioning)
+    lengths = [prompt.length for prompt in (pair.source, *pair.targets)]
+    oracle = explicit(run, edits_of(run, pair, kinds=("shared",)), pair.length, lengths)
+    assert relative_error(got, run.sample(oracle, conditioning, rows=3)) < 2e-4
+
+
+# ---- the way back
+
+
+@pytest.mark.parametrize("name", ["flux", "sd3", "wan", "cosmos_predict2", "chroma"])
+def test_pictures_are_inverted(name, host, run_node):
+    """A flow's way back is its own straight steps; the source row of a pair has the length of its own text."""
+    run = Run(name, host, run_node)
+    for at, parameter in run.model.model.diffusion_model.named_parameters():
+        if re.search(r"final_layer.linear|head.head", at):
+            parameter.data *= 0.1  # random weights are no denoiser, but with small outputs nearly one
+    image = torch.randn(latent(name)["samples"].shape, generator=torch.Generator().manual_seed(3))
+    conditioning, pair = run.pair(LONGER)
+    settings = {"steps": 6, "scheduler": "normal", "denoise": 1.0}
+
+    def inverted(model, source_row):
+        return run.run_node(
+            "P2PDDIMInvert", model=model, conditioning=conditioning, latent_image={"samples": image},
+            refine_iterations=10, source_row=source_row, **settings,
+        )[0]  # fmt: skip
+
+    def sample(model, positive, cfg):
+        return run.run_node(
+            "KSampler", model=model, seed=1, cfg=cfg, sampler_name="euler", positive=positive,
+            negative=run.plain(NEGATIVE), latent_image={"samples": image}, **settings,
+        )[0]["samples"]  # fmt: skip
+
+    back = sample(inverted(run.model, "free"), run.plain(SOURCE), 1.0)
+    assert (back - image).norm() < 1e-5 * image.norm()
+    edited = sample(inverted(run.edit(pair), "pin"), conditioning, 4.0)
+    assert torch.equal(edited[:1], image)
+    assert (edited[1:] - image).norm() > 1e-2 * image.norm()
+
+
+# ---- nothing stays behind
+
+
+@pytest.mark.parametrize("name", ["flux", "z_image", "wan"])
+def test_however_a_run_ends(name, host, run_node):
+    import comfy.model_management as management
+
+    run = Run(name, host, run_node)
+    conditioning, pair = run.pair(LONGER, SHORTER)
+    size = {"height": 16, "width": 16}
+    stock = run.sample(run.model, conditioning, rows=3, **size)
+    model = run.run_node(
+        "P2PLocalBlendMask", model=run.edit(pair), pair=pair, words="", exclude_words="", threshold=0.3, start=0.0,
+        spread=True, grow=0, feather=0.0, map_resolution="auto",
+    )[0]  # fmt: skip
+    wanted = run.sample(model, conditioning, **size)
+    records = [work.record for work in model.model_options["prompt_to_prompt"] if hasattr(work, "record")]
+    census = Census()
+
+    def interrupted(_, *args, **kwargs):
+        management.interrupt_current_processing()
+        management.throw_exception_if_processing_interrupted()
+
+    def broken(_, *args, **kwargs):
+        raise RuntimeError("another node's mistake")
+
+    for override, error in (
+        (None, None),
+        (interrupted, management.InterruptProcessingException),
+        (broken, RuntimeError),
+    ):
+        if override is None:
+            assert torch.equal(run.sample(model, conditioning, **size), wanted)
+        else:
+            with pytest.raises(error):
+                run.sample(with_override(model, override), conditioning, **size)
+        for record in records:
+            record.clear()
+        assert census.new() == []
+        assert torch.equal(run.sample(run.model, conditioning, rows=3, **size), stock)
+    hooked = [module for module in run.model.model.diffusion_model.modules() if module._forward_hooks]
+    assert not hooked
 
 
 # ---- beside other nodes
