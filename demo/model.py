@@ -162,7 +162,10 @@ def load_demo_model(path=None):
         denoiser, load_device=manager.get_torch_device(), offload_device=manager.unet_offload_device()
     )
 
-    model.cached_patcher_init = (_load_model_again, (path,))  # newer hosts: for another card, or another kind of patcher
+    model.cached_patcher_init = (
+        _load_model_again,
+        (path,),
+    )  # newer hosts: for another card, or another kind of patcher
 
     target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, TextModel)
     clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})

@@ -91,7 +91,7 @@ class Alignment:
                     matrix[torch.tensor(rows)[:, None], torch.tensor(columns)] = 1.0 / len(columns)
         for ours, theirs in self._special_positions():
             if ours and theirs:
-                matrix[torch.tensor(ours)[:, None], torch.tensor(theirs)] = _stretch(len(ours), len(theirs))
+                matrix[torch.tensor(ours)[:, None], torch.tensor(theirs)] = stretch(len(ours), len(theirs))
         return matrix
 
     def _special_positions(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
@@ -640,7 +640,7 @@ def _positions(words: Sequence[Word]) -> list[int]:
     return [position for word in words for position in word.positions]
 
 
-def _stretch(rows: int, columns: int) -> torch.Tensor:
+def stretch(rows: int, columns: int) -> torch.Tensor:
     """(rows, columns): row i spread evenly over the interval [i, i + 1) * columns / rows; identity when equal.
 
     Each row sums to 1, so the total attention is kept whatever the counts.

@@ -91,12 +91,13 @@ def stack_rows(rows: Sequence[Part], pair: PromptPair) -> Part:
 
 
 def first_row(part: Part) -> Part:
-    """The source's row of a part; no longer a pair's."""
+    """The source's row of a part, as long as its own text; no longer a pair's."""
     context, extras = part
+    pair = extras.get(PAIR_KEY)
     extras = {key: value for key, value in extras.items() if key != PAIR_KEY}
     if extras.get("pooled_output") is not None:
         extras["pooled_output"] = extras["pooled_output"][:1]
-    return [context[:1], extras]
+    return [context[:1, : pair.source.length] if pair is not None and pair.padded else context[:1], extras]
 
 
 def source_alone(cond: dict[str, Any]) -> None:

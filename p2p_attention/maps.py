@@ -185,20 +185,20 @@ class MapRun:
         key = length, gates, device
         if key not in self._weights:
             pair = self.request.pair
+            prompts = (pair.source, *pair.targets)
+            copies = [1 if pair.padded else length // prompt.length for prompt in prompts]
             own = torch.zeros(pair.rows, length, self.words)
-            for row, (prompt, words) in enumerate(zip((pair.source, *pair.targets), self.request.words, strict=True)):
+            for row, (prompt, words) in enumerate(zip(prompts, self.request.words, strict=True)):
                 for column, word in enumerate(words):
-                    copies = torch.arange(0, length, prompt.length)[:, None]
-                    own[row, (copies + torch.tensor(word.positions)).flatten(), column] = 1.0
+                    starts = torch.arange(copies[row])[:, None] * prompt.length
+                    own[row, (starts + torch.tensor(word.positions)).flatten(), column] = 1.0
             injected = torch.zeros_like(own) if gates else None
             for row, gate in enumerate(gates, 1):
                 if injected is not None and any(gate):
-                    target = pair.targets[row - 1]
-                    g = torch.tensor(gate).repeat(length // target.length)[:, None]
-                    matrix = aligned(pair, row - 1).matrix
-                    across = length // matrix.shape[1]
-                    injected[row] = matrix.repeat(length // matrix.shape[0], across) / across @ (g * own[row])
-                    own[row] *= 1.0 - g
+                    g = torch.tensor(gate).repeat(copies[row])[:, None]
+                    matrix = aligned(pair, row - 1).matrix.repeat(copies[0], copies[row]) / copies[row]
+                    injected[row, : matrix.shape[0]] = matrix @ (g * own[row, : len(g)])
+                    own[row, : len(g)] *= 1.0 - g
             self._weights[key] = own.to(device), injected if injected is None else injected.to(device)
         return self._weights[key]
 

@@ -8,10 +8,12 @@ import torch
 
 from .align import aligned
 from .attention import EditedRow, RowEquation, RowProgram, RowState, row_equation, row_program
-from .call_rows import CallRows
+from .call_rows import CallRows, Row
 from .edit import Edit, combine
-from .prompt import PromptPair
+from .joint_attention import JointEquation, JointProgram, TokenLayout, joint_equation, joint_program
+from .prompt import Prompt, PromptPair
 from .steps import StepCounter
+from .text_places import TextPlaces
 
 
 class EditRun:
@@ -31,6 +33,8 @@ class EditRun:
         self._calls: dict[tuple, RowProgram | None] = {}  # looked up once per attention layer: a cheap key
         self._programs: dict[tuple, RowProgram] = {}  # steps with the same gates and gains share a program
         self._matrices: dict[tuple[PromptPair, int], torch.Tensor] = {}  # large for long prompts; they go with the run
+        self._joint_calls: dict[tuple, JointProgram | None] = {}  # as both of these, for edits after the projections
+        self._joint_programs: dict[tuple, JointProgram | None] = {}
 
     def step_of(self, sigma: float) -> int:
         """The step of a model call at this noise level, see ``StepCounter``."""
@@ -74,6 +78,51 @@ class EditRun:
             self._calls[call] = self._programs.get((states, layout))
         return self._calls[call]
 
+    def joint_program(
+        self,
+        step: int,
+        rows: CallRows,
+        layout: TokenLayout,
+        places: TextPlaces,
+        others: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        inject_image: bool = True,
+    ) -> JointProgram | None:
+        """How to compute one attention call whose queries, keys and values are at hand; None for as it is.
+
+        Args:
+            step: index of the step, from 0.
+            rows: what the batch's rows are.
+            layout: of the call's tokens.
+            places: where in the call's text the prompts stand.
+            others: positions of the texts of rows that are of no pair.
+            inject_image: whether the call takes part in self-attention injection.
+        """
+        key = (rows, layout, places, others, device, dtype, inject_image)
+        call = (step, *key)
+        if call not in self._joint_calls:
+            states = tuple((each, self.states(each, step)) for each in rows.conditionings)
+            if (states, key) not in self._joint_programs:
+                prompts = [self.prompt_of(row) for row in rows.rows]
+                entries = [
+                    self._joint_entry(row, dict(states), places, inject_image) if layout.image_queries else None
+                    for row in rows.rows
+                ]
+                padding = [places.padding(others if prompt is None else prompt.length) for prompt in prompts]
+                self._joint_programs[states, key] = joint_program(
+                    entries, layout, device, dtype, padding if layout.text_keys else ()
+                )
+            self._joint_calls[call] = self._joint_programs[states, key]
+        return self._joint_calls[call]
+
+    def prompt_of(self, row: Row | None) -> Prompt | None:
+        """What a batch's row says; None for rows of no pair."""
+        if row is None:
+            return None
+        pair = self._pairs[row.conditioning]
+        return (pair.source, *pair.targets)[row.row]
+
     def pair_of(self, conditioning: Hashable) -> PromptPair | None:
         """The pair that a conditioning was made from, if any."""
         return self._pairs.get(conditioning)
@@ -85,6 +134,26 @@ class EditRun:
             return None
         states = tuple(combine(self._edits[pair], row, step, self.steps) for row in range(len(pair.targets)))
         return None if all(state.idle for state in states) else states
+
+    def _joint_entry(
+        self,
+        row: Row | None,
+        states: Mapping[Hashable, tuple[RowState, ...] | None],
+        places: TextPlaces,
+        inject_image: bool,
+    ) -> tuple[int, JointEquation] | None:
+        if row is None or not row.row or states[row.conditioning] is None:
+            return None
+        pair, edit = self._pairs[row.conditioning], row.row - 1
+        equation = joint_equation(
+            self._matrix(pair, edit),
+            states[row.conditioning][edit],
+            places.length,
+            places.prompt(pair.source.length).start,
+            places.prompt(pair.targets[edit].length).start,
+            inject_image,
+        )
+        return None if equation is None else (row.source, equation)
 
     def _equations(self, conditioning: Hashable, states: tuple[RowState, ...], length: int) -> list[RowEquation | None]:
         pair = self._pairs[conditioning]

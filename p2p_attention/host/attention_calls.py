@@ -11,7 +11,10 @@ import torch
 
 from ..attention import RowProgram
 from ..call_rows import CallRows
+from ..joint_attention import JointProgram, TokenLayout
+from ..prompt import Prompt
 from ..run import EditRun
+from ..text_places import TextPlaces
 from . import KEY
 from .map_taps import MapTaps
 
@@ -76,12 +79,7 @@ class AttentionCalls:
         of_call = call.rows
         if among is not None:
             of_call = self._among.setdefault((call.rows, rows, among), call.rows.among(rows, among))
-        if rows != len(of_call):
-            raise ValueError(
-                f"Wanted {len(of_call)} rows (source and edits of each conditioning) in attention, got {rows}: "
-                "another node expands or splits the batch there (regional prompts through attention do). Remove it "
-                "from the model; Conditioning (Set Area / Set Mask) works."
-            )
+        self._require_rows(of_call, rows)
         pairs = map(self._run.pair_of, call.rows.conditionings)
         pair_length = math.lcm(*(pair.length for pair in pairs if pair is not None))
         if length is None:
@@ -96,7 +94,34 @@ class AttentionCalls:
     def keys_and_values_in_turn(self, options: Mapping[str, Any]) -> bool:
         """Whether texts of a call hold a key and a value for each token, see ``PromptPair``."""
         call: ModelCall = options[KEY]
-        return call.rows is not None and any(self._run.pair_of(each).doubled for each in call.rows.conditionings)
+        pairs = map(self._run.pair_of, call.rows.conditionings) if call.rows is not None else ()
+        return any(pair is not None and pair.doubled for pair in pairs)
+
+    def joint_program(
+        self,
+        options: Mapping[str, Any],
+        rows: int,
+        layout: TokenLayout,
+        places: TextPlaces,
+        others: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        inject_image: bool = True,
+    ) -> JointProgram | None:
+        """How to compute a call after the projections, or None to leave it alone; see ``EditRun.joint_program``.
+
+        Raises:
+            ValueError: another node changed the batch on the way.
+        """
+        call: ModelCall = options[KEY]
+        if call.rows is None:
+            return None
+        self._require_rows(call.rows, rows)
+        return self._run.joint_program(call.step, call.rows, layout, places, others, device, dtype, inject_image)
+
+    def prompts(self, rows: CallRows) -> list[Prompt | None]:
+        """What each row of a batch says; None for those of no pair."""
+        return [self._run.prompt_of(row) for row in rows.rows]
 
     def wants(self, attention: str, layer: Hashable) -> bool:
         """Whether anybody wants the "cross" or "self" maps of a layer."""
@@ -120,3 +145,12 @@ class AttentionCalls:
             probs: makes the maps (n, Q, S), averaged over heads, of the batch's rows whose numbers (n,) it is given.
         """
         self._taps.take(attention, layer, options[KEY], grid, probs)
+
+    @staticmethod
+    def _require_rows(wanted: CallRows, rows: int) -> None:
+        if rows != len(wanted):
+            raise ValueError(
+                f"Wanted {len(wanted)} rows (source and edits of each conditioning) in attention, got {rows}: another "
+                "node expands or splits the batch there (regional prompts through attention do). Remove it from the "
+                "model; Conditioning (Set Area / Set Mask) works."
+            )

@@ -149,6 +149,15 @@ def _own_id(cond: dict) -> dict:
     if PAIR_KEY not in cond:
         return cond
     pairs, used = cond["cross_attn"], cond["model_conds"]["c_crossattn"].cond
-    if used is pairs or (used.shape == pairs.shape and torch.equal(used, pairs.to(used))):
+    if used is pairs or _holds(used, pairs):
         return cond
     return {**cond, "uuid": (cond["uuid"], "copy")}
+
+
+def _holds(context: torch.Tensor, rows: torch.Tensor) -> bool:
+    """Whether a context is these rows, which the host may have filled up (Flux.2: in front, to 512 positions)."""
+    length = rows.shape[1]
+    if context.shape[::2] != rows.shape[::2] or context.shape[1] < length:
+        return False
+    rows = rows.to(context)
+    return torch.equal(context[:, :length], rows) or torch.equal(context[:, context.shape[1] - length :], rows)

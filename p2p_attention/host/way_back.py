@@ -59,10 +59,12 @@ def ddim_invert(
     if not conditioning:
         raise ValueError("The conditioning is empty. Connect CLIP Text Encode of what the picture shows.")
     image = latent["samples"]
-    channels = model.get_model_object("latent_format").latent_channels
-    if image.ndim != 4 or image.shape[1] != channels or not image.any():
+    latents = model.get_model_object("latent_format")
+    channels, frames = latents.latent_channels, "1, " * (latents.latent_dimensions == 3)
+    one_picture = image.ndim == 4 + bool(frames) and image.shape[1] == channels and (not frames or image.shape[2] == 1)
+    if not one_picture or not image.any():
         raise ValueError(
-            f"Wanted the latent of a picture, [batch, {channels}, height, width], got {list(image.shape)}"
+            f"Wanted the latent of a picture, [batch, {channels}, {frames}height, width], got {list(image.shape)}"
             + ("." if image.any() else ", all zero: an empty latent.")
             + " Connect VAE Encode of your picture, with this checkpoint's VAE."
         )

@@ -14,6 +14,8 @@ RUN_STATE = {"EditRun", "BlendRun", "MapRun", "InversionRun", "RowProgram", "Sha
     "ModelCall",
     "CallRows",
     "RowsOfCalls",
+    "JointProgram",
+    "TextCall",
 }
 
 

@@ -253,12 +253,6 @@ FLUX = {
 }
 # class in comfy.model_base -> (class in comfy.supported_models, UNet settings)
 OTHERS = {
-    "SD3": ("SD3", {"in_channels": 16, "depth": 2, "adm_in_channels": 32, "context_size": 32}),
-    "Flux": ("Flux", {"image_model": "flux", **FLUX}),
-    "AuraFlow": (
-        "AuraFlow",
-        {"dim": 64, "n_layers": 2, "n_double_layers": 1, "n_heads": 4, "global_conddim": 64, "cond_seq_dim": 32},
-    ),
     "PixArt": (
         "PixArtSigma",
         {"hidden_size": 72, "depth": 1, "num_heads": 4, "caption_channels": 32, "micro_condition": False},
@@ -278,15 +272,6 @@ OTHERS = {
             "stable_cascade_stage": "b",
         },
     ),
-    "Lumina2": (
-        "Lumina2",
-        {"dim": 96, "n_layers": 1, "n_refiner_layers": 1, "n_heads": 4, "cap_feat_dim": 32, "axes_dims": [8, 8, 8]},
-    ),
-    "QwenImage": (
-        "QwenImage",
-        {"num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 32},
-    ),
-    "WAN21": ("WAN21_T2V", {"dim": 64, "ffn_dim": 64, "text_dim": 32, "num_heads": 2, "num_layers": 1}),
     "LTXV": (
         "LTXV",
         {"cross_attention_dim": 64, "attention_head_dim": 16, "num_attention_heads": 4, "caption_channels": 32,

@@ -63,13 +63,13 @@ def test_no_clip(run_node):
         run_node("P2PPromptPair", clip=None, source=SOURCE, target=SWAP)
 
 
-def test_text_encoder_of_a_joint_attention_model(run_node):
-    class SD3LikeClip:
+def test_text_encoder_of_another_model(run_node):
+    class Clip:
         def tokenize(self, text, **_):
-            return {"l": [], "t5xxl": []}
+            return {"l": [], "llama": []}
 
-    with pytest.raises(ValueError, match="parts l, t5xxl.*SD 1.x, SD 2.x, SDXL.*SD3, Flux"):
-        run_node("P2PPromptPair", clip=SD3LikeClip(), source=SOURCE, target=SWAP)
+    with pytest.raises(ValueError, match="parts l, llama.*SD 1.x, SD 2.x, SDXL.*Flux.*Cosmos"):
+        run_node("P2PPromptPair", clip=Clip(), source=SOURCE, target=SWAP)
 
 
 @pytest.mark.parametrize("word", ["lion", "do", "dogs", "dog#2", "cat"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sampling import DEFAULTS, NO_WINDOW, PHRASE, SWAP, Sampling, drawn_once_for, latent, of_rows, relative_error
 from small_models import FAMILIES, OTHERS, other
+from small_transformers import SMALL, small
 from test_edits import check_against_explicit_softmax
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -260,13 +261,28 @@ def test_other_kinds_of_models_are_refused(run_node, sampling, name):
     model = other(name)
     conditioning, pair = sampling.pair(SWAP)
     for node, inputs in everything_that_takes_a_model(run_node, model, conditioning, pair).items():
-        with pytest.raises(ValueError, match=r"Wanted an? (image )?UNet.*SD 1.x, SD 2.x, SDXL"):
+        with pytest.raises(
+            ValueError, match=r"Wanted an? .*(can be edited|UNet).*Supported are .*SD 1.x, SD 2.x, SDXL"
+        ):
             run_node(node, model=model, **inputs)
     assert not model.model_options.get("prompt_to_prompt") and not model.wrappers
 
 
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "hidream"])
+def test_a_pair_of_another_models_text_encoder_is_refused(run_node, name):
+    sampling = Sampling(run_node, *FAMILIES["sd15"]())  # of the same width
+    model = small(name)
+    conditioning, pair = sampling.pair(SWAP)
+    for node, inputs in everything_that_takes_a_model(run_node, model, conditioning, pair).items():
+        if node != "P2PDDIMInvert":
+            with pytest.raises(ValueError, match="Wanted a prompt pair made by the text encoder of .*Connect the CLIP"):
+                run_node(node, model=model, **inputs)
+    assert not model.model_options.get("prompt_to_prompt") and not model.wrappers
+
+
 @pytest.mark.parametrize(
-    "module, name", [("sd3_clip", "SD3Tokenizer"), ("flux", "FluxTokenizer"), ("pixart_t5", "PixArtTokenizer")]
+    "module, name",
+    [("omnigen2", "Omnigen2Tokenizer"), ("lt", "LTXVT5Tokenizer"), ("hunyuan_image", "HunyuanImageTokenizer")],
 )
 def test_their_text_encoders_are_refused(run_node, module, name):
     import importlib
@@ -276,7 +292,9 @@ def test_their_text_encoders_are_refused(run_node, module, name):
     clip = comfy.sd.CLIP(no_init=True)
     clip.tokenizer_options = {}
     clip.tokenizer = getattr(importlib.import_module(f"comfy.text_encoders.{module}"), name)()
-    with pytest.raises(ValueError, match="Wanted a CLIP text encoder, got one with the parts .*t5xxl"):
+    with pytest.raises(
+        ValueError, match="text encoder of a model whose attention can be edited, got one with the parts"
+    ):
         run_node("P2PPromptPair", clip=clip, source="a cat", target="a dog")
 
 

@@ -21,6 +21,7 @@ from p2p_attention.maps import (
     find_words,
     place,
 )
+from p2p_attention.prompt import PromptPair
 
 LENGTH = 16  # of the toy tokenizer's chunks
 
@@ -124,6 +125,24 @@ def test_branches(toy, copies, branch):
             matrix = align(pair.source, pair.targets[row - 1]).matrix
             wanted[row::3] = folded[::3] @ matrix * g + folded[row::3] * (1 - g)
     assert torch.allclose(got, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("branch", ["own", "injected"])
+def test_branches_of_padded_prompts(toy, branch):
+    """Prompts of 6, 8 and 5 positions that stand once each, in maps over 8."""
+    prompts = [toy.prompt(text, length) for text, length in (("a cat", 6), ("a big dog", 8), ("a dog", 5))]
+    pair = PromptPair(prompts[0], tuple(prompts[1:]), 8, toy.words, padded=True)
+    request = MapRequest(pair, tuple(words(*((i,) for i in range(each.length))) for each in prompts), branch=branch)
+    gates = [tuple(random(length, seed=length).tolist()) for length in (8, 5)]
+    probs = probabilities(6, 4, 8)
+    states = tuple(RowState(gate, (1.0,) * len(gate), False) for gate in gates)
+    got = one_layer(request, probs, states, (2, 2)).flatten(2).transpose(1, 2)
+    for row, prompt in enumerate(prompts):
+        wanted = probs[row::3, :, : prompt.length]
+        if branch == "injected" and row:
+            g, matrix = torch.tensor(gates[row - 1]), align(pair.source, prompt).matrix
+            wanted = probs[::3, :, :6] @ matrix * g + wanted * (1 - g)
+        assert torch.allclose(got[row::3, :, : prompt.length], wanted, atol=1e-6)
 
 
 def test_closed_gates_leave_the_own_map(toy):

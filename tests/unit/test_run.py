@@ -10,7 +10,10 @@ import torch
 from p2p_attention.align import align
 from p2p_attention.call_rows import RowsOfCalls
 from p2p_attention.edit import NEVER, Window, combine, refine, replace, reweight
+from p2p_attention.joint_attention import TokenLayout
+from p2p_attention.prompt import PromptPair
 from p2p_attention.run import EditRun
+from p2p_attention.text_places import TextPlaces
 
 SIGMAS = [14.6, 7.0, 3.0, 1.0, 0.3, 0.0]
 ALWAYS = Window(0.0, 1.0)
@@ -195,3 +198,82 @@ def test_chain_order_gives_the_same_program(swap):
     assert torch.equal(one.matrices, other.matrices)
     assert one.query.tolist() == other.query.tolist()
     assert one.matrices[0, 2, 2] == 2.0
+
+
+# ---- programs after the projections
+
+
+@pytest.fixture(scope="module")
+def unequal(toy):
+    """Prompts of 6 and 8 positions."""
+    return PromptPair(toy.prompt("a cat", 6), (toy.prompt("a big dog", 8),), 8, toy.words, padded=True)
+
+
+def joint_program(run, rows, step=0, inject_image=True, others=8, layout=None, places=None, dtype=torch.float32):
+    places = places or TextPlaces(9, before=1)
+    layout = layout or TokenLayout.joint(13, range(9))
+    return run.joint_program(step, rows, layout, places, others, CPU, dtype, inject_image)
+
+
+def of_parts(program):
+    """(queries' part, output rows, rows of queries and keys, whether it adds up) of each call."""
+    return [
+        (call.part, *(list(range(13)[each]) if isinstance(each, slice) else each.tolist() for each in
+         (call.out, call.source)), call.add) for call in program.calls
+    ]  # fmt: skip
+
+
+def test_joint_programs_edit_their_own_rows(unequal):
+    run = EditRun([everything(unequal)], {"ours": unequal}, SIGMAS)
+    rows = RowsOfCalls({"ours": 2}, 1, 2).by_place(("other", "ours"), 4)
+    text, image = range(9), range(9, 13)
+    parts = of_parts(joint_program(run, rows))
+    # the source is shorter: its filling is shut off, whoever looks at its keys
+    assert sorted(map(str, parts)) == sorted(
+        map(
+            str,
+            [
+                (range(13), [0, 1], [0, 1], False),
+                (range(13), [2], [2], False),
+                (text, [3], [3], False),
+                (image, [3], [2], False),
+                (image, [3], [3], True),  # "big" is new
+            ],
+        )
+    )
+    alone = joint_program(run, rows, layout=TokenLayout.text_only(9))
+    assert [call.padding is not None for call in alone.calls] == [False, True], "texts by themselves are masked, too"
+    assert all(call.matrices is None and call.scales is None for call in alone.calls)
+
+
+def test_joint_programs_hold_the_alignment_where_the_prompts_stand(unequal):
+    run = EditRun([everything(unequal)], {"ours": unequal}, SIGMAS)
+    rows = RowsOfCalls({"ours": 2}, 1, 2).by_place(("ours",), 2)
+    for places, source, target in ((TextPlaces(9, before=1), 1, 1), (TextPlaces(9, at_end=True), 3, 1)):
+        (matrix,) = (
+            call.matrices[0] for call in joint_program(run, rows, places=places).calls if call.matrices is not None
+        )
+        gates = torch.tensor(combine([everything(unequal)], 0, 0, 5).gates)
+        wanted = align(unequal.source, unequal.targets[0]).matrix * gates
+        torch.testing.assert_close(matrix[source : source + 6, target : target + 8], wanted)
+        assert matrix.sum() > wanted.sum(), "what stands around them corresponds, too"
+
+
+def test_joint_programs_are_made_once_and_only_where_there_is_something_to_do(unequal, swap):
+    run = EditRun([replace(unequal, Window(0.0, 0.4), Window(0.0, 0.8))], {"ours": unequal}, SIGMAS)
+    rows = RowsOfCalls({"ours": 2}, 1, 2).by_place(("ours",), 2)
+    first, second, late, last = (joint_program(run, rows, step) for step in (0, 1, 2, 4))
+    assert first is second is not late
+    assert [any(call.matrices is not None for call in each.calls) for each in (first, late)] == [True, False]
+    assert len(last.calls) == 2, "at the end the filling alone is to be shut off"
+    assert joint_program(run, rows, 2, inject_image=False) is not late
+    assert joint_program(run, rows, dtype=torch.float16) is not first
+    equal = PromptPair(swap.source, swap.targets, 8, swap.tokenize, padded=True)
+    run = EditRun([], {"ours": equal}, SIGMAS)
+    assert joint_program(run, rows, places=TextPlaces(swap.length), layout=TokenLayout.joint(20, range(16))) is None
+
+
+def test_what_a_row_says(unequal):
+    run = EditRun([], {"ours": unequal}, SIGMAS)
+    rows = RowsOfCalls({"ours": 2}, 1, 2).by_place(("other", "ours"), 4)
+    assert [run.prompt_of(row) for row in rows.rows] == [None, None, unequal.source, unequal.targets[0]]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from .cross import Cross
 from .family import Family
+from .joint import Joint
 from .unet import UNet
 
-FAMILIES: list[Family] = [UNet()]
+FAMILIES: list[Family] = [UNet(), Joint(), Cross()]
 
 
 def family_of(model: Any) -> Family:
@@ -19,7 +21,9 @@ def family_of(model: Any) -> Family:
     for family in FAMILIES:
         if family.takes(model):
             return family
-    raise ValueError(f"Wanted an image UNet, got the model kind {type(model.model).__name__}. {_supported()}")
+    raise ValueError(
+        f"Wanted a model whose attention can be edited, got the model kind {type(model.model).__name__}. {_supported()}"
+    )
 
 
 def reader_of(clip: Any) -> Family:
@@ -32,8 +36,8 @@ def reader_of(clip: Any) -> Family:
         if family.reads(clip):
             return family
     raise ValueError(
-        f"Wanted a CLIP text encoder, got one with the parts {', '.join(sorted(clip.tokenize('')))}. {_supported()} "
-        "Models whose text and image share one attention (SD3, Flux, ...) cannot be edited this way."
+        "Wanted the text encoder of a model whose attention can be edited, got one with the parts "
+        f"{', '.join(sorted(clip.tokenize('')))}. {_supported()}"
     )
 
 
