@@ -165,7 +165,7 @@ def load_demo_model(path=None):
     model.cached_patcher_init = (
         _load_model_again,
         (path,),
-    )  # newer hosts: for another card, or another kind of patcher
+    )  # newer hosts: for another card or kind of patcher
 
     target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, TextModel)
     clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})

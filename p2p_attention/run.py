@@ -142,12 +142,13 @@ class EditRun:
         places: TextPlaces,
         inject_image: bool,
     ) -> tuple[int, JointEquation] | None:
-        if row is None or not row.row or states[row.conditioning] is None:
+        state = states[row.conditioning] if row is not None else None
+        if row is None or not row.row or state is None:
             return None
         pair, edit = self._pairs[row.conditioning], row.row - 1
         equation = joint_equation(
             self._matrix(pair, edit),
-            states[row.conditioning][edit],
+            state[edit],
             places.length,
             places.prompt(pair.source.length).start,
             places.prompt(pair.targets[edit].length).start,

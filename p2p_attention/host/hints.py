@@ -65,7 +65,7 @@ def say_what_is_not_edited(edits: Sequence[Edit], conds: Mapping[str, Sequence[d
     for pair in {cond[PAIR_KEY]: None for cond in marked}:
         texts = [cond["cross_attn"] for cond in marked if cond[PAIR_KEY] == pair]
         for row in range(len(pair.targets)):
-            works = [edit.rows[row] for edit in edits if edit.pair == pair and edit.rows[row] is not None]
+            works = [work for edit in edits if edit.pair == pair and (work := edit.rows[row]) is not None]
             faded = any(gain != 1.0 for work in works for gain in work.gains)
             if works and not faded and all(torch.equal(text[row + 1], text[0]) for text in texts):
                 say(

@@ -138,7 +138,8 @@ class _AskedByPicture:
 
 def _interleaved(answers: list[dict | None], pictures: int) -> dict | None:
     """Tensors for the pictures of each row's answer, one of each in turn."""
-    if any(answer is None for answer in answers):
+    given = [answer for answer in answers if answer is not None]
+    if len(given) < len(answers):
         return None
 
     def together(parts: tuple) -> torch.Tensor | None:
@@ -147,6 +148,5 @@ def _interleaved(answers: list[dict | None], pictures: int) -> dict | None:
         return torch.stack([part.expand(pictures, *part.shape[1:]) for part in parts], dim=1).flatten(0, 1)
 
     return {
-        name: [together(parts) for parts in zip(*(answer[name] for answer in answers), strict=True)]
-        for name in answers[0]
+        name: [together(parts) for parts in zip(*(answer[name] for answer in given), strict=True)] for name in given[0]
     }

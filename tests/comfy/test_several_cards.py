@@ -1,8 +1,8 @@
 """MultiGPU CFG Split, the host's own: the conditionings of a model call on several cards, each in a thread of its own.
 
-Two stand-ins for cards, which both are the CPU: each has its own copy of the model, and its own thread. What can be seen
-of one another are the models' layers: a thread that calls those of the other card's model is an error here, as it is
-with two real cards.
+Two stand-ins for cards, which both are the CPU: each has its own copy of the model, and its own thread. What can be
+seen of one another are the models' layers: a thread that calls those of the other card's model is an error here, as it
+is with two real cards.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class JointArchitecture(Architecture):
         references: whether reference pictures are tokens of the picture, behind it.
     """
 
-    text_calls: Callable[[torch.nn.Module], int] = lambda module: 0
+    text_calls: Callable[[Any], int] = lambda module: 0
     image_calls: bool = False
     moves: bool = False
     filling: str = ""
@@ -158,7 +158,7 @@ ARCHITECTURES = {
 }
 
 
-class Joint(Transformer):
+class Joint(Transformer[JointArchitecture]):
     """The family, see ``Family``."""
 
     supported = "Flux, Chroma, SD3, Qwen-Image, Lumina 2, Z-Image, AuraFlow and Krea 2"
@@ -175,7 +175,7 @@ class Joint(Transformer):
             f"{kind} 2" if kind == "flux.model.Flux" and len(model.model.diffusion_model.params.axes_dim) == 4 else kind
         )
 
-    def sort(self, state: TextCall, queries: int, keys: int) -> tuple[str, TokenLayout] | None:
+    def sort(self, state: TextCall[JointArchitecture], queries: int, keys: int) -> tuple[str, TokenLayout] | None:
         texts = state.places.length
         if queries != keys:
             return None
@@ -198,7 +198,7 @@ class Joint(Transformer):
     @contextmanager
     def arranged(
         self,
-        module: torch.nn.Module,
+        module: Any,
         architecture: JointArchitecture,
         context: torch.Tensor,
         prompts: Sequence[Prompt | None],
@@ -234,7 +234,7 @@ class Joint(Transformer):
 
 @contextmanager
 def _filled_up(
-    module: torch.nn.Module,
+    module: Any,
     architecture: JointArchitecture,
     blocks: Sequence[range],
     prompts: Sequence[range],

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -42,20 +42,23 @@ class Architecture:
     """
 
     name: str
-    width: Callable[[torch.nn.Module], int | None]
-    patch: Callable[[torch.nn.Module], int]
-    blocks: Callable[[torch.nn.Module], list[tuple[str, int]]]
-    map_blocks: Callable[[torch.nn.Module], Sequence[int]]
-    places: Callable[[torch.nn.Module, int], TextPlaces]
+    width: Callable[[Any], int | None]
+    patch: Callable[[Any], int]
+    blocks: Callable[[Any], list[tuple[str, int]]]
+    map_blocks: Callable[[Any], Sequence[int]]
+    places: Callable[[Any, int], TextPlaces]
 
 
-def width_of(path: str) -> Callable[[torch.nn.Module], int | None]:
+def width_of(path: str) -> Callable[[Any], int | None]:
     """What the linear layer at ``path`` takes; None for one of another kind (quantised ones may not tell)."""
     return lambda module: getattr(module.get_submodule(path), "in_features", None)
 
 
+Kind = TypeVar("Kind", bound=Architecture)
+
+
 @dataclass(eq=False)
-class TextCall:
+class TextCall(Generic[Kind]):
     """What is known of one model call, and which of its attention calls were met. One object a call.
 
     Args:
@@ -68,8 +71,8 @@ class TextCall:
         seen: how many calls of each kind were met.
     """
 
-    module: torch.nn.Module
-    architecture: Architecture
+    module: Any
+    architecture: Kind
     places: TextPlaces
     others: int
     grid: Grid
@@ -85,12 +88,12 @@ class TextCall:
         return said if said in blocks else blocks[number] if number < len(blocks) else None
 
 
-class Transformer:
+class Transformer(Generic[Kind]):
     """A family, see ``Family``; ``Joint`` and ``Cross`` say which models and which calls are which."""
 
     supported: str
     encoders: frozenset[str]
-    architectures: Mapping[str, Architecture]
+    architectures: Mapping[str, Kind]
     telling: str  # the kind of call that an edit cannot do without
     pads_texts = True
 
@@ -123,7 +126,7 @@ class Transformer:
                 "P2P Prompt Pair."
             )
 
-    def require_loaded(self, diffusion_model: torch.nn.Module) -> None:
+    def require_loaded(self, diffusion_model: Any) -> None:
         """Nothing that other packs put into these models when they are loaded is known to be in the way."""
 
     def variance(self, model: Any) -> Variance:
@@ -149,17 +152,17 @@ class Transformer:
 
     # ------------------------------------------------------------------------------------------------------- hooks
 
-    def sort(self, state: TextCall, queries: int, keys: int) -> tuple[str, TokenLayout] | None:
+    def sort(self, state: TextCall[Kind], queries: int, keys: int) -> tuple[str, TokenLayout] | None:
         """The kind of an attention call and its tokens; None for one that is left alone."""
         raise NotImplementedError
 
-    def require_call(self, architecture: Architecture, inputs: Mapping[str, Any]) -> None:
+    def require_call(self, architecture: Kind, inputs: Mapping[str, Any]) -> None:
         """Raises ValueError where a model call has inputs beside which edits would go to the wrong tokens."""
 
     def arranged(
         self,
-        module: torch.nn.Module,
-        architecture: Architecture,
+        module: Any,
+        architecture: Kind,
         context: torch.Tensor,
         prompts: Sequence[Prompt | None],
         images: int,
@@ -218,7 +221,7 @@ class Transformer:
 
 def _probs(
     maps: str,
-    state: TextCall,
+    state: TextCall[Kind],
     layout: TokenLayout,
     q: torch.Tensor,
     k: torch.Tensor,
@@ -252,7 +255,7 @@ def _probs(
 
 
 def _padding(
-    state: TextCall, layout: TokenLayout, prompts: Sequence[Prompt], device: torch.device
+    state: TextCall[Kind], layout: TokenLayout, prompts: Sequence[Prompt], device: torch.device
 ) -> torch.Tensor | None:
     """bool (n, K) of the keys that are shut off."""
     each = [state.places.padding(prompt.length) for prompt in prompts]
