@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -80,3 +81,16 @@ def test_a_family_knows_the_algebra_and_its_own_interface(name):
 @pytest.mark.parametrize("name", [name for name in IMPORTS if name.startswith("nodes")])
 def test_nodes_know_the_hosts_node_api_alone(name):
     assert {each for each in IMPORTS[name] if each.split(".")[0] in HOST_MODULES} <= {"comfy_api.latest"}
+
+
+def test_the_table_of_imports_is_true():
+    """CONTRIBUTING.md: every file of the library stands in it once, above all that it imports."""
+    text = (PACK / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Imports")[1].split("## ")[0]
+    rows = [re.findall(r"`([\w.]+)`", line) for line in text.splitlines() if line.startswith("|")]
+    heights = {name: -number for number, row in enumerate(rows) for name in row}
+    named = [name for row in rows for name in row]
+    library = {name.removeprefix("p2p_attention.") for name in IMPORTS if name.startswith("p2p_attention.")}
+    assert sorted(named) == sorted(library)
+    for name in library:
+        used = {each.removeprefix(".p2p_attention.") for each in IMPORTS[f"p2p_attention.{name}"]} & library
+        assert all(heights[each] < heights[name] for each in used), name
