@@ -107,7 +107,7 @@ def _make_pair(clip: Any, prompts: Sequence[Prompt], context: torch.Tensor, alig
         context_dim=context.shape[-1],
         tokenize=lambda text: family.read(clip, text).words,
         padded=family.pads_texts,
-        doubled=context.shape[1] == 2 * prompts[0].length,
+        doubled=not family.pads_texts and context.shape[1] == 2 * prompts[0].length,
         alignment=alignment,
         likeness=likeness_for(clip)(prompts),
     )
@@ -126,7 +126,10 @@ def likeness_for(clip: Any) -> Callable[[Sequence[Prompt]], WordLikeness | None]
 
 def _encodes_twice_as_long(clip: Any, prompt: Prompt, conditioning: list) -> bool:
     """Whether a conditioning is of keys and values in turn, and not merely of a longer text than the one written."""
-    if not conditioning or conditioning[0][0].ndim != 3 or conditioning[0][0].shape[1] != 2 * prompt.length:
+    context = conditioning[0][0] if conditioning else None
+    if not torch.is_tensor(context) or context.ndim != 3 or context.shape[1] != 2 * prompt.length:
+        return False
+    if reader_of(clip).pads_texts:
         return False
     return clip.encode_from_tokens(clip.tokenize("")).shape[1] == 2 * _tokenize(clip, "").length
 

@@ -16,6 +16,8 @@ RUN_STATE = {"EditRun", "BlendRun", "MapRun", "InversionRun", "RowProgram", "Sha
     "RowsOfCalls",
     "JointProgram",
     "TextCall",
+    "StepCounter",
+    "_AskedByPicture",
 }
 
 

@@ -275,6 +275,17 @@ def test_extras_that_are_not_the_pictures_may_differ(sampling, name):
     assert torch.equal(sampling.ksampler(sampling.edit(pair), conditioning, empty()), wanted)
 
 
+def test_what_nobody_knows_is_said_and_the_sources_stays(sampling, caplog):
+    """It may be for another pack's node, which only its author knows."""
+    ours, theirs = object(), object()
+    with caplog.at_level(logging.WARNING):
+        conditioning, _ = pair_up(
+            sampling, with_values(sampling.encode(SOURCE), some=ours), with_values(sampling.encode(SWAP), some=theirs)
+        )
+    assert conditioning[0][1]["some"] is ours
+    assert "'some'" in caplog.text and "That of the source counts" in caplog.text
+
+
 @pytest.mark.parametrize(
     "key, source, target",
     [

@@ -395,7 +395,7 @@ def test_parts_that_say_different_things(sampling, pair_up):
         ("pooled_output", torch.ones(1, 32), None, "and none"),
         ("pooled_output", torch.ones(1, 32), torch.ones(1, 48), r"\[1, 32\] and a tensor \[1, 48\]"),
         ("attention_mask", torch.ones(1, 77), torch.zeros(1, 77), "a tensor"),
-        ("anothers_key", object(), object(), "another object"),
+        ("model_conds", object(), object(), "another object"),
     ],
 )
 def test_what_rows_share_has_to_be_alike(sampling, pair_up, key, ours, theirs, says):
