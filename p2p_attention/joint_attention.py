@@ -232,7 +232,8 @@ def attend(
     if program is None:
         return attention(q, k, v, mask)
     mask = _four_dimensions(mask, program.rows, program.layout.queries)
-    output = total = None
+    output: torch.Tensor | None = None
+    total: torch.Tensor | None = None
     for call in program.calls:
         queries, keys = _tokens(_pick(q, call.source), call.part), _pick(k, call.source)
         values = _values(call, _pick(v, call.out), program.layout)
@@ -241,6 +242,7 @@ def attend(
         if call.mass is not None:
             ones = _like_values(call.mass, values).expand_as(values).contiguous()
             total = _put(total, attention(queries, keys, ones, allowed), call, program, fill=1.0)
+    assert output is not None, "a program has at least one call"
     return output if total is None else output / total
 
 
@@ -318,7 +320,8 @@ def _call(
     dtype: torch.dtype,
 ) -> _Call:
     def stack(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-        return None if parts[0] is None else torch.stack(list(parts)).to(device, dtype)
+        there = [part for part in parts if part is not None]  # all of a group's terms have it, or none
+        return torch.stack(there).to(device, dtype) if there else None
 
     padding = stack([masked[term.source] for term in terms])
     return _Call(

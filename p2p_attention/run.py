@@ -143,12 +143,13 @@ class EditRun:
         places: TextPlaces,
         inject_image: bool,
     ) -> tuple[int, JointEquation] | None:
-        if row is None or not row.row or states[row.conditioning] is None:
+        of_edits = states[row.conditioning] if row is not None and row.row else None
+        if row is None or of_edits is None:
             return None
         pair, edit = self._pairs[row.conditioning], row.row - 1
         equation = joint_equation(
             self._matrix(pair, edit),
-            states[row.conditioning][edit],
+            of_edits[edit],
             places.length,
             places.prompt(pair.source.length).start,
             places.prompt(pair.targets[edit].length).start,

@@ -39,17 +39,27 @@ class Architecture:
             call them where they do.
         map_blocks: which of them, by their place in ``blocks``, word maps are taken from.
         places: where prompts stand, in a call whose context has so many positions.
+        text_calls: how many attention calls of the text alone come first.
+        image_calls: whether there are calls of the picture alone that are self-attention of its blocks.
+        moves: whether texts of unequal length have to be brought to other places than at the context's beginning.
+        filling: the parameter that stands for positions with which the model fills a text up; "" for none.
+        references: whether reference pictures are tokens of the picture, behind it.
     """
 
     name: str
-    width: Callable[[torch.nn.Module], int | None]
-    patch: Callable[[torch.nn.Module], int]
-    blocks: Callable[[torch.nn.Module], list[tuple[str, int]]]
-    map_blocks: Callable[[torch.nn.Module], Sequence[int]]
-    places: Callable[[torch.nn.Module, int], TextPlaces]
+    width: Callable[[Any], int | None]
+    patch: Callable[[Any], int]
+    blocks: Callable[[Any], list[tuple[str, int]]]
+    map_blocks: Callable[[Any], Sequence[int]]
+    places: Callable[[Any, int], TextPlaces]
+    text_calls: Callable[[Any], int] = lambda module: 0
+    image_calls: bool = False
+    moves: bool = False
+    filling: str = ""
+    references: bool = True
 
 
-def width_of(path: str) -> Callable[[torch.nn.Module], int | None]:
+def width_of(path: str) -> Callable[[Any], int | None]:
     """What the linear layer at ``path`` takes; None for one of another kind (quantised ones may not tell)."""
     return lambda module: getattr(module.get_submodule(path), "in_features", None)
 
@@ -68,7 +78,7 @@ class TextCall:
         seen: how many calls of each kind were met.
     """
 
-    module: torch.nn.Module
+    module: Any
     architecture: Architecture
     places: TextPlaces
     others: int
@@ -158,7 +168,7 @@ class Transformer:
 
     def arranged(
         self,
-        module: torch.nn.Module,
+        module: Any,
         architecture: Architecture,
         context: torch.Tensor,
         prompts: Sequence[Prompt | None],
