@@ -242,7 +242,7 @@ def attend(
         if call.mass is not None:
             ones = _like_values(call.mass, values).expand_as(values).contiguous()
             total = _put(total, attention(queries, keys, ones, allowed), call, program, fill=1.0)
-    assert output is not None, "a program has calls"
+    assert output is not None, "a program has at least one call"
     return output if total is None else output / total
 
 
@@ -320,8 +320,8 @@ def _call(
     dtype: torch.dtype,
 ) -> _Call:
     def stack(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-        given = [part for part in parts if part is not None]  # all of a group's terms have one, or none
-        return torch.stack(given).to(device, dtype) if given else None
+        there = [part for part in parts if part is not None]  # all of a group's terms have it, or none
+        return torch.stack(there).to(device, dtype) if there else None
 
     padding = stack([masked[term.source] for term in terms])
     return _Call(

@@ -142,13 +142,13 @@ class EditRun:
         places: TextPlaces,
         inject_image: bool,
     ) -> tuple[int, JointEquation] | None:
-        state = states[row.conditioning] if row is not None else None
-        if row is None or not row.row or state is None:
+        of_edits = states[row.conditioning] if row is not None and row.row else None
+        if row is None or of_edits is None:
             return None
         pair, edit = self._pairs[row.conditioning], row.row - 1
         equation = joint_equation(
             self._matrix(pair, edit),
-            state[edit],
+            of_edits[edit],
             places.length,
             places.prompt(pair.source.length).start,
             places.prompt(pair.targets[edit].length).start,

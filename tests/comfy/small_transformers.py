@@ -209,8 +209,8 @@ def there_is(name: str) -> bool:
     return hasattr(comfy.supported_models, SMALL[name].config)
 
 
-def small(name: str):
-    """A ``ModelPatcher`` of the architecture, seeded."""
+def small(name: str, **changes: Any):
+    """A ``ModelPatcher`` of the architecture, seeded. ``changes`` are to its settings."""
     import comfy.ldm.chroma.model
     import comfy.ldm.flux.model
     import comfy.model_base
@@ -218,7 +218,7 @@ def small(name: str):
     import comfy.supported_models
 
     entry = SMALL[name]
-    settings = {**entry.settings, "dtype": torch.float32}
+    settings = {**entry.settings, **changes, "dtype": torch.float32}
     if entry.kind in ("Flux", "Flux2") and "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__annotations__:
         settings.setdefault("txt_ids_dims", [3] if len(settings["axes_dim"]) == 4 else [])  # newer hosts
     if entry.kind == "Chroma" and "vec_in_dim" in comfy.ldm.chroma.model.ChromaParams.__annotations__:

@@ -138,7 +138,7 @@ def test_model_that_is_no_unet(sampling):
     model.diffusion_model = torch.nn.Linear(1, 1)
     patcher = comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
     _, pair = sampling.pair(SWAP)
-    with pytest.raises(ValueError, match="Wanted an image UNet.*SD 1.x, SD 2.x, SDXL"):
+    with pytest.raises(ValueError, match="can be edited, got the model kind BaseModel.*SD 1.x, SD 2.x, SDXL"):
         sampling.edit(pair, model=patcher)
 
 

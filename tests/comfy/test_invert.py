@@ -582,7 +582,7 @@ def test_model_that_is_no_unet(sampling, refuses):
     model = comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType.FLUX)
     model.diffusion_model = torch.nn.Linear(1, 1)
     patcher = comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
-    refuses("Wanted an image UNet.*SD 1.x, SD 2.x, SDXL", inverted, picture(), patcher)
+    refuses("can be edited, got the model kind BaseModel.*SD 1.x, SD 2.x, SDXL", inverted, picture(), patcher)
 
 
 # ---- beside other nodes

@@ -34,7 +34,7 @@ def _architecture(name: str, takes_text: str, patch: Callable[[Any], int]) -> Ar
     )
 
 
-class Cross(Transformer[Architecture]):
+class Cross(Transformer):
     """The family, see ``Family``."""
 
     supported = "Cosmos-Predict2 and Wan"
@@ -47,7 +47,7 @@ class Cross(Transformer[Architecture]):
     }
     telling = "cross"
 
-    def sort(self, state: TextCall[Architecture], queries: int, keys: int) -> tuple[str, TokenLayout] | None:
+    def sort(self, state: TextCall, queries: int, keys: int) -> tuple[str, TokenLayout] | None:
         """Keys are as many as queries or as text positions; where that is one number, the two kinds take turns."""
         if keys == state.places.length and (queries != keys or state.seen.get("self", 0) > state.seen.get("cross", 0)):
             return "cross", TokenLayout.cross(queries, keys)

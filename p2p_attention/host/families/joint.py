@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,25 +22,6 @@ MMDIT_MAPS = {  # by depth: Helbling et al.'s and others' choice of SD3's blocks
     38: (16, 18, 20, 21, 24),
 }
 FLUX_MAPS = (11, 12, 14, 17, 18)  # of 19 double blocks
-
-
-@dataclass(frozen=True)
-class JointArchitecture(Architecture):
-    """As ``Architecture``.
-
-    Args:
-        text_calls: how many attention calls of the text alone come first.
-        image_calls: whether there are calls of the picture alone that are self-attention of its blocks.
-        moves: whether texts of unequal length have to be brought to other places than at the context's beginning.
-        filling: the parameter that stands for positions with which the model fills a text up; "" for none.
-        references: whether reference pictures are tokens of the picture, behind it.
-    """
-
-    text_calls: Callable[[Any], int] = lambda module: 0
-    image_calls: bool = False
-    moves: bool = False
-    filling: str = ""
-    references: bool = True
 
 
 def _middle_third(count: int) -> range:
@@ -79,7 +59,7 @@ def _lumina_places(module: Any, positions: int) -> TextPlaces:
     return TextPlaces(-(-positions // multiple) * multiple, at_end=True, multiple=multiple)
 
 
-FLUX = JointArchitecture(
+FLUX = Architecture(
     name="Flux.1",
     width=width_of("txt_in"),
     patch=lambda module: module.patch_size,
@@ -87,7 +67,7 @@ FLUX = JointArchitecture(
     map_blocks=_flux_maps,
     places=lambda module, positions: TextPlaces(positions),
 )
-FLUX2 = JointArchitecture(
+FLUX2 = Architecture(
     name="Flux.2",
     width=width_of("txt_in"),
     patch=lambda module: module.patch_size,
@@ -99,7 +79,7 @@ FLUX2 = JointArchitecture(
 ARCHITECTURES = {
     "flux.model.Flux": FLUX,
     "flux.model.Flux 2": FLUX2,
-    "chroma.model.Chroma": JointArchitecture(
+    "chroma.model.Chroma": Architecture(
         name="Chroma",
         width=width_of("txt_in"),
         patch=lambda module: module.patch_size,
@@ -107,7 +87,7 @@ ARCHITECTURES = {
         map_blocks=_flux_maps,
         places=lambda module, positions: TextPlaces(positions),
     ),
-    "modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": JointArchitecture(
+    "modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": Architecture(
         name="SD3",
         width=width_of("context_embedder"),
         patch=lambda module: module.patch_size,
@@ -116,7 +96,7 @@ ARCHITECTURES = {
         places=lambda module, positions: TextPlaces(positions + module.register_length, before=module.register_length),
         image_calls=True,
     ),
-    "qwen_image.model.QwenImageTransformer2DModel": JointArchitecture(
+    "qwen_image.model.QwenImageTransformer2DModel": Architecture(
         name="Qwen-Image",
         width=width_of("txt_in"),
         patch=lambda module: module.patch_size,
@@ -124,7 +104,7 @@ ARCHITECTURES = {
         map_blocks=_middle_of(_blocks_of("transformer_blocks")),
         places=lambda module, positions: TextPlaces(positions),
     ),
-    "lumina.model.NextDiT": JointArchitecture(
+    "lumina.model.NextDiT": Architecture(
         name="Lumina 2 or Z-Image",
         width=width_of("cap_embedder.1"),
         patch=lambda module: module.patch_size,
@@ -136,7 +116,7 @@ ARCHITECTURES = {
         filling="cap_pad_token",
         references=False,
     ),
-    "aura.mmdit.MMDiT": JointArchitecture(
+    "aura.mmdit.MMDiT": Architecture(
         name="AuraFlow",
         width=width_of("cond_seq_linear"),
         patch=lambda module: module.patch_size,
@@ -146,7 +126,7 @@ ARCHITECTURES = {
             positions + module.register_tokens.shape[1], before=module.register_tokens.shape[1]
         ),
     ),
-    "krea2.model.SingleStreamDiT": JointArchitecture(
+    "krea2.model.SingleStreamDiT": Architecture(
         name="Krea 2",
         width=lambda module: module.txtlayers * module.txtdim,
         patch=lambda module: module.patch,
@@ -158,7 +138,7 @@ ARCHITECTURES = {
 }
 
 
-class Joint(Transformer[JointArchitecture]):
+class Joint(Transformer):
     """The family, see ``Family``."""
 
     supported = "Flux, Chroma, SD3, Qwen-Image, Lumina 2, Z-Image, AuraFlow and Krea 2"
@@ -175,7 +155,7 @@ class Joint(Transformer[JointArchitecture]):
             f"{kind} 2" if kind == "flux.model.Flux" and len(model.model.diffusion_model.params.axes_dim) == 4 else kind
         )
 
-    def sort(self, state: TextCall[JointArchitecture], queries: int, keys: int) -> tuple[str, TokenLayout] | None:
+    def sort(self, state: TextCall, queries: int, keys: int) -> tuple[str, TokenLayout] | None:
         texts = state.places.length
         if queries != keys:
             return None
@@ -187,7 +167,7 @@ class Joint(Transformer[JointArchitecture]):
             return "image", TokenLayout.image_only(queries)
         return None
 
-    def require_call(self, architecture: JointArchitecture, inputs: Mapping[str, Any]) -> None:
+    def require_call(self, architecture: Architecture, inputs: Mapping[str, Any]) -> None:
         beside = [name for name in ("ref_latents", "ref_contexts", "siglip_feats") if inputs.get(name)]
         if beside and not architecture.references:
             raise ValueError(
@@ -199,7 +179,7 @@ class Joint(Transformer[JointArchitecture]):
     def arranged(
         self,
         module: Any,
-        architecture: JointArchitecture,
+        architecture: Architecture,
         context: torch.Tensor,
         prompts: Sequence[Prompt | None],
         images: int,
@@ -235,7 +215,7 @@ class Joint(Transformer[JointArchitecture]):
 @contextmanager
 def _filled_up(
     module: Any,
-    architecture: JointArchitecture,
+    architecture: Architecture,
     blocks: Sequence[range],
     prompts: Sequence[range],
     device: torch.device,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,11 @@ class Architecture:
             call them where they do.
         map_blocks: which of them, by their place in ``blocks``, word maps are taken from.
         places: where prompts stand, in a call whose context has so many positions.
+        text_calls: how many attention calls of the text alone come first.
+        image_calls: whether there are calls of the picture alone that are self-attention of its blocks.
+        moves: whether texts of unequal length have to be brought to other places than at the context's beginning.
+        filling: the parameter that stands for positions with which the model fills a text up; "" for none.
+        references: whether reference pictures are tokens of the picture, behind it.
     """
 
     name: str
@@ -47,6 +52,11 @@ class Architecture:
     blocks: Callable[[Any], list[tuple[str, int]]]
     map_blocks: Callable[[Any], Sequence[int]]
     places: Callable[[Any, int], TextPlaces]
+    text_calls: Callable[[Any], int] = lambda module: 0
+    image_calls: bool = False
+    moves: bool = False
+    filling: str = ""
+    references: bool = True
 
 
 def width_of(path: str) -> Callable[[Any], int | None]:
@@ -54,11 +64,8 @@ def width_of(path: str) -> Callable[[Any], int | None]:
     return lambda module: getattr(module.get_submodule(path), "in_features", None)
 
 
-Kind = TypeVar("Kind", bound=Architecture)
-
-
 @dataclass(eq=False)
-class TextCall(Generic[Kind]):
+class TextCall:
     """What is known of one model call, and which of its attention calls were met. One object a call.
 
     Args:
@@ -72,7 +79,7 @@ class TextCall(Generic[Kind]):
     """
 
     module: Any
-    architecture: Kind
+    architecture: Architecture
     places: TextPlaces
     others: int
     grid: Grid
@@ -88,12 +95,12 @@ class TextCall(Generic[Kind]):
         return said if said in blocks else blocks[number] if number < len(blocks) else None
 
 
-class Transformer(Generic[Kind]):
+class Transformer:
     """A family, see ``Family``; ``Joint`` and ``Cross`` say which models and which calls are which."""
 
     supported: str
     encoders: frozenset[str]
-    architectures: Mapping[str, Kind]
+    architectures: Mapping[str, Architecture]
     telling: str  # the kind of call that an edit cannot do without
     pads_texts = True
 
@@ -126,7 +133,7 @@ class Transformer(Generic[Kind]):
                 "P2P Prompt Pair."
             )
 
-    def require_loaded(self, diffusion_model: Any) -> None:
+    def require_loaded(self, diffusion_model: torch.nn.Module) -> None:
         """Nothing that other packs put into these models when they are loaded is known to be in the way."""
 
     def variance(self, model: Any) -> Variance:
@@ -152,17 +159,17 @@ class Transformer(Generic[Kind]):
 
     # ------------------------------------------------------------------------------------------------------- hooks
 
-    def sort(self, state: TextCall[Kind], queries: int, keys: int) -> tuple[str, TokenLayout] | None:
+    def sort(self, state: TextCall, queries: int, keys: int) -> tuple[str, TokenLayout] | None:
         """The kind of an attention call and its tokens; None for one that is left alone."""
         raise NotImplementedError
 
-    def require_call(self, architecture: Kind, inputs: Mapping[str, Any]) -> None:
+    def require_call(self, architecture: Architecture, inputs: Mapping[str, Any]) -> None:
         """Raises ValueError where a model call has inputs beside which edits would go to the wrong tokens."""
 
     def arranged(
         self,
         module: Any,
-        architecture: Kind,
+        architecture: Architecture,
         context: torch.Tensor,
         prompts: Sequence[Prompt | None],
         images: int,
@@ -221,7 +228,7 @@ class Transformer(Generic[Kind]):
 
 def _probs(
     maps: str,
-    state: TextCall[Kind],
+    state: TextCall,
     layout: TokenLayout,
     q: torch.Tensor,
     k: torch.Tensor,
@@ -255,7 +262,7 @@ def _probs(
 
 
 def _padding(
-    state: TextCall[Kind], layout: TokenLayout, prompts: Sequence[Prompt], device: torch.device
+    state: TextCall, layout: TokenLayout, prompts: Sequence[Prompt], device: torch.device
 ) -> torch.Tensor | None:
     """bool (n, K) of the keys that are shut off."""
     each = [state.places.padding(prompt.length) for prompt in prompts]
