@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,7 +45,7 @@ def load_pack() -> SimpleNamespace:
     assert Path(nodes.__file__).parent == COMFYUI, "the pack's folder 'nodes' shadows the host's module"
     assert asyncio.run(nodes.load_custom_node(str(PACK))), "the host could not load the pack"
     asyncio.run(nodes.init_builtin_extra_nodes())
-    package = str(PACK).replace(".", "_x_")
+    package = _package()
     return SimpleNamespace(
         node=nodes.NODE_CLASS_MAPPINGS.__getitem__,
         module=lambda name: importlib.import_module(f"{package}.{name}"),
@@ -56,8 +58,34 @@ def load_pack() -> SimpleNamespace:
 
 
 def run_node(node_class: Any, **inputs: Any) -> tuple:
-    """Run a node of either API through its own function, and give its outputs as a tuple."""
+    """Run a node of either API through its own function, and give its outputs as a tuple.
+
+    Inputs that newer hosts have given to their own nodes, and ask for, are at the value that the page would give them.
+    """
     function = node_class.FUNCTION
     owner = node_class if function == "EXECUTE_NORMALIZED" else node_class()
+    if not node_class.__module__.startswith(_package()):
+        inputs |= _asked_for(node_class, getattr(owner, "execute" if owner is node_class else function), inputs)
     outputs = getattr(owner, function)(**inputs)
     return tuple(getattr(outputs, "args", outputs))
+
+
+def _package() -> str:
+    """As the host names the pack's modules."""
+    return str(PACK).replace(".", "_x_")
+
+
+def prepared(node_class: Any, hidden: dict[Any, Any]) -> Any:
+    """The class that the host runs in place of a node's, with its hidden inputs."""
+    wraps_them = "v3_data" in inspect.signature(node_class.PREPARE_CLASS_CLONE).parameters  # newer hosts
+    return node_class.PREPARE_CLASS_CLONE({"hidden_inputs": hidden} if wraps_them else hidden)
+
+
+def _asked_for(node_class: Any, function: Callable, given: dict[str, Any]) -> dict[str, Any]:
+    """What a node's function cannot do without and is not given, where the node has a default for it."""
+    parameters = inspect.signature(function).parameters.values()
+    named = [each.name for each in parameters if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
+    missing = set(named) - set(given)
+    required = node_class.INPUT_TYPES().get("required", {}) if missing else {}
+    options = {name: required[name][1] for name in missing & set(required) if len(required[name]) > 1}
+    return {name: each["default"] for name, each in options.items() if "default" in each}

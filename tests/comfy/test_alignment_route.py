@@ -10,6 +10,7 @@ import weakref
 from types import SimpleNamespace
 
 import pytest
+import real_host
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
@@ -82,7 +83,7 @@ def test_the_connected_clip_answers_while_it_lives(ask, route, demo, host):
     node = host.node("P2PPromptPair")
     assert [each.value for each in node.GET_SCHEMA().hidden] == ["UNIQUE_ID"]
     clip = demo[1].clone()
-    run = node.PREPARE_CLASS_CLONE({host.module("nodes.prompt_pair").io.Hidden.unique_id: "7:3"})
+    run = real_host.prepared(node, {host.module("nodes.prompt_pair").io.Hidden.unique_id: "7:3"})
     run.execute(clip, "a cat", "a dog")
     body = {"source": "a cat", "target": "a dog", "node": "7:3"}
     ((_, known), (_, other)) = ask(body, {**body, "node": "8"})

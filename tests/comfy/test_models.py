@@ -88,6 +88,9 @@ class PooledPixels:
 
     downscale_ratio = 8
 
+    def spacial_compression_encode(self):
+        return self.downscale_ratio
+
     def encode(self, pixels):
         latents = torch.nn.functional.avg_pool2d(pixels.movedim(-1, 1), 8)
         return torch.cat([latents, latents[:, :1]], dim=1) * 4 - 2
@@ -151,7 +154,7 @@ def test_inpainting_models_and_the_noise_mask(run_node, families, masks):
 
 
 def test_a_negative_for_each_seed(run_node, sampling):
-    conditioning, pair = sampling.pair(SWAP)
+    conditioning, pair = sampling.pair(SWAP, PHRASE)  # three rows: two would be as many as pictures
     each = torch.cat([sampling.encode(text)[0][0] for text in ("blurry", "a tree by the sea")])
 
     def negative(rows):
@@ -164,7 +167,7 @@ def test_a_negative_for_each_seed(run_node, sampling):
 
 
 def test_a_conditioning_mask_for_each_seed(run_node, sampling):
-    conditioning, pair = sampling.pair(SWAP)
+    conditioning, pair = sampling.pair(SWAP, PHRASE)  # three rows: two would be as many as pictures
     masks = torch.zeros(SEEDS, 64, 64)
     masks[0, :32], masks[1, :, :32] = 1.0, 1.0
 

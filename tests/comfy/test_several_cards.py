@@ -80,16 +80,17 @@ def split(host, run_node, monkeypatch):
 
 
 def works(sampling, pairs, model):
-    """Every kind of work on each pair: (model, blends, records)."""
+    """Every kind of work, and on each pair all but the blend: (model, blends, records)."""
     blends, records = [], []
     for pair in pairs:
         model = sampling.edit(pair, "P2PAttentionRefine", model, **DEFAULTS)
         model = sampling.edit(pair, "P2PReweightToken", model, words="a", scale=2.0, start=0.0, end=1.0)
-        model, masks = sampling.run_node(
-            "P2PLocalBlendMask", model=model, pair=pair, words="", exclude_words="", threshold=0.6, start=0.3,
-            spread=True, grow=0, feather=0.0, map_resolution="8",
-        )  # fmt: skip
-        blends.append(masks)
+        if pair is pairs[-1]:  # where one leaves the source, all do
+            model, masks = sampling.run_node(
+                "P2PLocalBlendMask", model=model, pair=pair, words="", exclude_words="", threshold=0.5, start=0.3,
+                spread=True, grow=0, feather=0.0, map_resolution="8",
+            )  # fmt: skip
+            blends.append(masks)
         for attention in ("cross", "self"):
             model, record = sampling.run_node(
                 "P2PRecordAttention", model=model, pair=pair, words="", attention=attention, map_resolution="8",
@@ -129,7 +130,7 @@ def test_a_run_with_all_works_is_that_of_one_card(sampling, run_node, split, sam
     assert relative_error(samples, wanted) < FLOAT32
     for got, each in zip(left, wanted_left, strict=True):
         assert (got.float() - each.float()).abs().max() < HALF
-    assert relative_error(samples[1], samples[0]) > 0.1, "edits do something here"
+    assert 0 < left[0].mean() < 1 and relative_error(samples[1], samples[0]) > 1e-2, "works do something here"
 
 
 def test_a_hint_for_each_picture(run_node, split):
