@@ -39,6 +39,13 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def rows_by_themselves():
+    """Layers whose sums for a row do not depend on how many rows there are: the iterations enlarge what differs."""
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield
+
+
 @pytest.fixture(scope="session")
 def demo(run_node):
     """The bundled model: (model, clip, vae)."""

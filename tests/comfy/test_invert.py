@@ -42,13 +42,6 @@ def inversion_of(host):
     return find
 
 
-@pytest.fixture
-def rows_by_themselves():
-    """Layers whose sums for a row do not depend on how many rows there are: the iterations enlarge what differs."""
-    with torch.backends.mkldnn.flags(enabled=False):
-        yield
-
-
 def inverted(sampling, image, model=None, conditioning=None, **settings):
     """(model, noise) of P2P DDIM Invert."""
     settings = {

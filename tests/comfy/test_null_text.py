@@ -196,7 +196,7 @@ def test_each_model_call_has_the_negative_of_its_level(sampling, work, optimised
 
 
 @pytest.mark.parametrize("positive_is_pair", [True, False])
-def test_two_pictures_at_once(sampling, positive_is_pair):
+def test_two_pictures_at_once(sampling, positive_is_pair, rows_by_themselves):
     """Each with its own negative, for its source and its edits."""
     both = picture(2)
     conditioning, pair = sampling.pair(SWAP, PHRASE)
