@@ -314,14 +314,14 @@ class BlendRun:
             means = {key: self._spread(maps, together.get(key)) for key, maps in means.items()}
         grow = self.blend.grow
         pooled = {key: F.max_pool2d(maps, 2 * grow + 1, stride=1, padding=grow) for key, maps in means.items()}
-        placed = [place(each, areas.get(key), *self._size) for key, each in pooled.items()]
-        maps = sum(placed[1:], placed[0]).unflatten(0, (self._seeds, -1))  # (B, R, K, H, W)
+        maps = self._on_the_picture(pooled, areas)
+        flat = _is_flat(self._on_the_picture(means, areas) if grow else maps)  # growing flattens what is not
         masks = torch.zeros(self._seeds, len(self.blend.regions), *self._size, device=device)
         for row, region in enumerate(self.blend.regions):
             if region is not None:
-                inside = self._union(maps, region.included)
+                inside = self._union(maps, flat, region.included)
                 if region.excluded:
-                    inside &= ~self._union(maps, region.excluded)
+                    inside &= ~self._union(maps, flat, region.excluded)
                 masks[:, row] = inside.float()
         return _soften(masks, self.blend.feather)
 
@@ -335,7 +335,14 @@ class BlendRun:
             maps = F.interpolate(maps, together.shape[-2:], mode="bilinear", align_corners=False)
         return spread(maps, together)
 
-    def _union(self, maps: torch.Tensor, columns: Sequence[tuple[int, int]]) -> torch.Tensor:
+    def _on_the_picture(
+        self, maps: Mapping[Hashable, torch.Tensor], areas: Mapping[Hashable, tuple | None]
+    ) -> torch.Tensor:
+        """(B, R, K, H, W), of all conditionings together."""
+        placed = [place(each, areas.get(key), *self._size) for key, each in maps.items()]
+        return sum(placed[1:], placed[0]).unflatten(0, (self._seeds, -1))
+
+    def _union(self, maps: torch.Tensor, flat: torch.Tensor, columns: Sequence[tuple[int, int]]) -> torch.Tensor:
         """(B, H, W): where any of the words' maps, each stretched to 0..1, reaches the threshold.
 
         A flat map, whose word is in no place more than in another, reaches none but 0.
@@ -344,8 +351,14 @@ class BlendRun:
         low, high = chosen.amin((-2, -1), keepdim=True), chosen.amax((-2, -1), keepdim=True)
         inside = chosen - low >= self.blend.threshold * (high - low)
         if self.blend.threshold > 0:
-            inside &= high - low > FLAT * high
+            inside &= ~torch.stack([flat[:, row, column] for row, column in columns], dim=1)
         return inside.any(dim=1)
+
+
+def _is_flat(maps: torch.Tensor) -> torch.Tensor:
+    """(..., 1, 1) of maps (..., H, W)."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    return high - low <= FLAT * high
 
 
 def _soften(masks: torch.Tensor, feather: float) -> torch.Tensor:

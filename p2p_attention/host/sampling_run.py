@@ -91,6 +91,8 @@ def _run(
     blends, recorders, guidances = _of(Blend, works), _of(Recorder, works), _of(Proximal, works)
     second_passes, inversions = _of(Continuation, works), _of(Inversion, works)
     recorded: list[Blend | Recorder] = [*blends, *recorders]
+    for work in recorded:
+        work.record.clear()
     forget_zeroed_pairs(guider.conds)
     pairs = pairs_of_conditionings(guider.conds, works)
     if not pairs:
@@ -107,8 +109,6 @@ def _run(
         return sample(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
     second_pass = bool(second_passes) or (latents_are == "result" and not inversions)
     say_what_becomes_of_latents(latents_are, len(latent_image), rows, second_pass and not second_passes)
-    for work in recorded:
-        work.record.clear()
     refuse_context_windows(guider.model_options)
     require_plain_guidance(guider, guidances)
     require_optimised_for(guider, sigmas.tolist())

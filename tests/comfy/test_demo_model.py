@@ -78,7 +78,7 @@ def test_a_missing_or_foreign_file_says_how_to_mend_it(host, tmp_path):
     from safetensors.torch import save_file
 
     load = host.module("demo.model").load_demo_model
-    with pytest.raises(FileNotFoundError, match="train.py"):
+    with pytest.raises(FileNotFoundError, match="dev.py train"):
         load(tmp_path / "none.safetensors")
     save_file({"model.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="loader"):

@@ -515,8 +515,9 @@ def test_a_run_that_cannot_start_empties_the_record_too(sampling):
     positive, pair = sampling.pair(SWAP)
     model, kept = record(sampling, pair)
     samples = sampling.ksampler(model, positive, latent(1, 8, 8), steps=STEPS)
+    another, _ = sampling.pair("a tree")
     with pytest.raises(ValueError, match="Wanted the conditioning of the pair"):
-        sampling.ksampler(model, sampling.encode(), latent(1, 8, 8), steps=STEPS)
+        sampling.ksampler(model, another, latent(1, 8, 8), steps=STEPS)
     with pytest.raises(ValueError, match="got none"):
         kept.take(samples)
 
