@@ -10,10 +10,12 @@ from __future__ import annotations
 import threading
 
 import pytest
+import small_transformers
 import torch
 from inverting import picture, small
 from sampling import CFG, DEFAULTS, PHRASE, SOURCE, SWAP, Sampling, latent, relative_error
 from small_models import FAMILIES, control_net
+from test_families import Run as Transformer
 
 STEPS = 4
 FLOAT32 = 1e-4  # the host adds several conditionings up in another order
@@ -43,18 +45,20 @@ def _each_by_itself(monkeypatch):
 
 @pytest.fixture
 def split(host, run_node, monkeypatch):
-    """``split(model)``: on two cards. ``split.threads``: model -> those that have called its attention layers."""
+    """``split(model)``: on two cards. ``split.threads``: model -> those that have called its layers.
+
+    ``load`` makes a model for the other card, where it is none of ``FAMILIES``.
+    """
     pytest.importorskip("comfy.multigpu", reason="this ComfyUI has no MultiGPU CFG Split")
     import comfy.model_management
-    from comfy.ldm.modules.attention import CrossAttention
 
     monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda exclude_current=False: CARDS[:])
     threads: dict[torch.nn.Module, set[threading.Thread]] = {}
     hooks = []
 
-    def on_two_cards(model):
+    def on_two_cards(model, load=None):
         def loaded_again():
-            again, _ = FAMILIES["sdxl" if type(model.model).__name__ == "SDXL" else "sd15"]()
+            again = load() if load else FAMILIES["sdxl" if type(model.model).__name__ == "SDXL" else "sd15"]()[0]
             again.model.load_state_dict(model.model.state_dict())
             return again
 
@@ -64,13 +68,9 @@ def split(host, run_node, monkeypatch):
         for card in (model, *model.get_additional_models_with_key("multigpu")):
             called = threads.setdefault(card.model, set())
             for layer in card.model.modules():
-                if isinstance(layer, CrossAttention):
-                    for projection in (layer.to_q, layer.to_k, layer.to_v):
-                        hooks.append(
-                            projection.register_forward_pre_hook(
-                                lambda *_, called=called: called.add(threading.current_thread())
-                            )
-                        )
+                if isinstance(layer, torch.nn.Linear):
+                    hook = lambda *_, called=called: called.add(threading.current_thread())
+                    hooks.append(layer.register_forward_pre_hook(hook))
         return model
 
     on_two_cards.threads = threads
@@ -79,7 +79,7 @@ def split(host, run_node, monkeypatch):
         hook.remove()
 
 
-def works(sampling, pairs, model):
+def works(sampling, pairs, model, map_resolution="8"):
     """Every kind of work, and on each pair all but the blend: (model, blends, records)."""
     blends, records = [], []
     for pair in pairs:
@@ -88,13 +88,13 @@ def works(sampling, pairs, model):
         if pair is pairs[-1]:  # where one leaves the source, all do
             model, masks = sampling.run_node(
                 "P2PLocalBlendMask", model=model, pair=pair, words="", exclude_words="", threshold=0.5, start=0.3,
-                spread=True, grow=0, feather=0.0, map_resolution="8",
+                spread=True, grow=0, feather=0.0, map_resolution=map_resolution,
             )  # fmt: skip
             blends.append(masks)
         for attention in ("cross", "self"):
             model, record = sampling.run_node(
-                "P2PRecordAttention", model=model, pair=pair, words="", attention=attention, map_resolution="8",
-                maps="own",
+                "P2PRecordAttention", model=model, pair=pair, words="", attention=attention,
+                map_resolution=map_resolution, maps="own",
             )  # fmt: skip
             records.append(record)
     return model, blends, records
@@ -131,6 +131,34 @@ def test_a_run_with_all_works_is_that_of_one_card(sampling, run_node, split, sam
     for got, each in zip(left, wanted_left, strict=True):
         assert (got.float() - each.float()).abs().max() < HALF
     assert 0 < left[0].mean() < 1 and relative_error(samples[1], samples[0]) > 1e-2, "works do something here"
+
+
+@pytest.mark.parametrize("name", ["flux", "z_image", "sd35_medium", "wan"])
+def test_transformers(name, host, run_node, split):
+    """Texts of unequal length, where padding is shut off or the model's own filling moves."""
+    if not small_transformers.there_is(name):
+        pytest.skip("newer hosts have it")
+    run = Transformer(name, host, run_node)
+    positive, pairs = [], []
+    for source, target in (("a cat on a red chair", "a dog on a small red chair"), TREES, BIRDS):
+        conditioning, pair = run.pair(target, source=source)
+        positive += conditioning
+        pairs.append(pair)
+
+    def sampled(model):
+        model, blends, records = works(run, pairs, model, map_resolution="auto")
+        with torch.inference_mode():
+            samples = run.sample(model, positive, seeds=2)
+        return samples, [each.take(samples).masks for each in blends] + [each.take(samples).maps for each in records]
+
+    samples, left = sampled(split(run.model, lambda: small_transformers.small(name)))
+    one, two = split.threads.values()
+    assert len(one) == len(two) == 1 and not one & two
+    wanted, wanted_left = sampled(run.model)
+    assert relative_error(samples, wanted) < FLOAT32
+    for got, each in zip(left, wanted_left, strict=True):
+        assert (got.float() - each.float()).abs().max() < HALF
+    assert relative_error(samples[1], samples[0]) > 1e-3, "works do something here"
 
 
 def test_a_hint_for_each_picture(run_node, split):

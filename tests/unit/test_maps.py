@@ -203,6 +203,20 @@ def test_sums_do_not_depend_on_what_conditionings_are_called(toy):
         assert list(run.mean()) == list(run.mean(1)) == list(ids)
 
 
+def test_maps_of_several_devices_come_together(toy):
+    """A conditioning goes on on another card than it began on; "meta" stands for the card where it began."""
+    pair = toy.pair("a cat", "a dog")
+    run = MapRun(MapRequest(pair, (words((1,)), words((1,)))), 2)
+    maps = probabilities(2, 4, LENGTH)
+    for conditioning, step, device in (("one", 0, "meta"), ("one", 1, "cpu"), ("two", 0, "cpu"), ("two", 1, "cpu")):
+        run.add(conditioning, step, maps.to(device), (2, 2), (2, 2), None)
+    assert {each.device.type for each in run.mean().values()} == {"meta"}
+    alone = MapRun(MapRequest(pair, (words((1,)), words((1,)))), 2)
+    alone.add("one", 0, maps, (2, 2), (2, 2), None)
+    (mean,) = alone.mean(device=torch.device("meta")).values()
+    assert mean.device.type == "meta" and mean.shape == (2, 1, 2, 2)
+
+
 def test_maps_of_rescaled_layers_are_brought_to_the_plan(toy):
     """Another node may shrink the picture inside the UNet."""
     pair = toy.pair("a cat", "a dog")

@@ -77,4 +77,8 @@ class Family(Protocol):
         """
 
     def install(self, model: Any, model_options: dict, calls: AttentionCalls) -> None:
-        """Hook ``calls`` into the attention of one run, whose own ``model_options`` these are."""
+        """Hook ``calls`` into the attention of one run, whose own ``model_options`` these are.
+
+        The hooks may be called by several threads at once, each with a copy of the model on its own card: layers are
+        those of the model that is called (``ModelCall.model``), and what a call knows goes along in its options.
+        """
