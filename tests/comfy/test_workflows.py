@@ -123,7 +123,7 @@ def test_the_source_beside_lora_and_control_net_is_that_of_the_stock_nodes(run):
     source, _, pair = prompt_pair(prompt)
     (stock,) = without_p2p({**prompt, pair: {**prompt[pair], "inputs": {**prompt[pair]["inputs"], "target": source}}})
     stock_picture = run(stock, "sd15")(sampler)[0]["samples"]
-    assert relative_error(edited[:1], stock_picture) < 1e-6  # single precision, the rows of a batch summed otherwise
+    assert relative_error(edited[:1], stock_picture) < 1e-5  # single precision, the rows of a batch summed otherwise
     for kind, strength in (("LoraLoader", "strength_model"), ("ControlNetApplyAdvanced", "strength")):
         stock[only(stock, kind)]["inputs"][strength] = 0.0
         assert not torch.allclose(run(stock, "sd15")(sampler)[0]["samples"], stock_picture, atol=1e-2), kind

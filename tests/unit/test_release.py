@@ -89,7 +89,7 @@ def test_what_is_of_development_is_named(complete, path):
 
 
 def test_a_picture_that_no_page_shows_is_named(complete):
-    page = "web/docs/P2PPromptPair.md"
+    page = "web/docs/P2PCompare.md"
     wrong = list(contents.wrong(complete - {page}))
     assert f"{page}, which nodes or page read" in wrong
     assert any(sentence.startswith("not web/docs/images/") for sentence in wrong)
