@@ -212,18 +212,18 @@ class BlendRun:
     Args:
         blend: what to do.
         maps: the run's maps of ``blend.requests``.
-        seeds: B.
+        pictures: B.
         size: (H, W) of the latent.
         steps: of the run.
 
     Raises:
-        ValueError: the given masks do not fit the seeds.
+        ValueError: the given masks do not fit the pictures.
     """
 
-    def __init__(self, blend: Blend, maps: Sequence[MapRun], seeds: int, size: tuple[int, int], steps: int):
+    def __init__(self, blend: Blend, maps: Sequence[MapRun], pictures: int, size: tuple[int, int], steps: int):
         self.blend = blend
         self.maps = maps
-        self._seeds, self._size, self._steps = seeds, size, steps
+        self._pictures, self._size, self._steps = pictures, size, steps
         self._given = self._given_masks()
         self._told = False
         self.mask: torch.Tensor | None = None  # (B R, 1, H, W) once blending has begun
@@ -239,7 +239,7 @@ class BlendRun:
             self._told = True
             return
         edits = len(self.blend.pair.targets)
-        mask = torch.ones(self._seeds, 1 + edits, *self._size, device=device)
+        mask = torch.ones(self._pictures, 1 + edits, *self._size, device=device)
         words = self._word_masks(areas, device)
         given = None if self._given is None else self._given.to(device)
         there = [each for each in (words, given) if each is not None]
@@ -268,7 +268,7 @@ class BlendRun:
         if self.mask is None:
             self.blend.record.fail(NOTHING_SEEN)
             return
-        masks = self.mask.squeeze(1).unflatten(0, (self._seeds, -1))[:, 1:].cpu()
+        masks = self.mask.squeeze(1).unflatten(0, (self._pictures, -1))[:, 1:].cpu()
         for row in self.blend.edits:
             for seed, mask in enumerate(masks[:, row]):
                 which = f"edit {row + 1} of image {seed + 1}"
@@ -296,13 +296,13 @@ class BlendRun:
             return None
         mask = F.interpolate(mask[:, None], self._size, mode="bilinear", align_corners=False, antialias=True)[:, 0]
         if len(mask) in (1, edits):
-            mask = mask.expand(edits, -1, -1).repeat(self._seeds, 1, 1)
-        if len(mask) != self._seeds * edits:
+            mask = mask.expand(edits, -1, -1).repeat(self._pictures, 1, 1)
+        if len(mask) != self._pictures * edits:
             raise ValueError(
-                f"Wanted 1 mask, {edits} (one for each edited prompt) or {self._seeds * edits} (for each of "
-                f"{self._seeds} images as well), got {len(mask)}. Connect a batch of that many."
+                f"Wanted 1 mask, {edits} (one for each edited prompt) or {self._pictures * edits} (for each of "
+                f"{self._pictures} images as well), got {len(mask)}. Connect a batch of that many."
             )
-        return mask.unflatten(0, (self._seeds, edits))
+        return mask.unflatten(0, (self._pictures, edits))
 
     def _word_masks(self, areas: Mapping[Hashable, tuple | None], device: torch.device) -> torch.Tensor | None:
         """(B, E, H, W): where the maps of the included words reach the threshold, without that of the excluded."""
@@ -316,7 +316,7 @@ class BlendRun:
         pooled = {key: F.max_pool2d(maps, 2 * grow + 1, stride=1, padding=grow) for key, maps in means.items()}
         maps = self._on_the_picture(pooled, areas)
         flat = _is_flat(self._on_the_picture(means, areas) if grow else maps)  # growing flattens what is not
-        masks = torch.zeros(self._seeds, len(self.blend.regions), *self._size, device=device)
+        masks = torch.zeros(self._pictures, len(self.blend.regions), *self._size, device=device)
         for row, region in enumerate(self.blend.regions):
             if region is not None:
                 inside = self._union(maps, flat, region.included)
@@ -340,7 +340,7 @@ class BlendRun:
     ) -> torch.Tensor:
         """(B, R, K, H, W), of all conditionings together."""
         placed = [place(each, areas.get(key), *self._size) for key, each in maps.items()]
-        return sum(placed[1:], placed[0]).unflatten(0, (self._seeds, -1))
+        return sum(placed[1:], placed[0]).unflatten(0, (self._pictures, -1))
 
     def _union(self, maps: torch.Tensor, flat: torch.Tensor, columns: Sequence[tuple[int, int]]) -> torch.Tensor:
         """(B, H, W): where any of the words' maps, each stretched to 0..1, reaches the threshold.

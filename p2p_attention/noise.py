@@ -36,13 +36,13 @@ class SharedNoise(TorchFunctionMode):
     numbers. Holds for the thread that enters it. Draws of any other number of rows are left as they are.
 
     Args:
-        seeds: B, pictures in the batch.
+        pictures: B, pictures in the batch.
         rows: R, rows of a picture: the source and its edits.
     """
 
-    def __init__(self, seeds: int, rows: int):
+    def __init__(self, pictures: int, rows: int):
         super().__init__()
-        self._seeds, self._rows = seeds, rows
+        self._pictures, self._rows = pictures, rows
         self._asked = lambda: False  # a function that only this mode knows
 
     def __torch_function__(
@@ -87,7 +87,7 @@ class SharedNoise(TorchFunctionMode):
         if size is not None:
             if not self._is_batch(size):
                 return function(*args, **kwargs)
-            fewer, options = _with_size(args, _options(kwargs), (self._seeds, *size[1:]))
+            fewer, options = _with_size(args, _options(kwargs), (self._pictures, *size[1:]))
             return _into(kwargs.get("out"), self._repeat(function(*fewer, **options)))
 
         inputs = [each for each in (*args, *_options(kwargs).values()) if torch.is_tensor(each)]
@@ -106,7 +106,7 @@ class SharedNoise(TorchFunctionMode):
             generators = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Generator)]
             drawn = self._draw_each_row(of_rows, _RandomState(batches[0].device, *generators))
         else:
-            drawn = self._repeat(of_rows(lambda batch: batch[: self._seeds]))
+            drawn = self._repeat(of_rows(lambda batch: batch[: self._pictures]))
         return _into(args[0] if name in IN_PLACE else kwargs.get("out"), drawn)
 
     def _draw_each_row(self, of_rows: Callable, state: _RandomState) -> torch.Tensor:
@@ -118,7 +118,7 @@ class SharedNoise(TorchFunctionMode):
         return torch.stack(drawn[::-1], dim=1).flatten(0, 1)
 
     def _is_batch(self, size: Sequence[int]) -> bool:
-        return len(size) > 1 and size[0] == self._seeds * self._rows
+        return len(size) > 1 and size[0] == self._pictures * self._rows
 
     def _repeat(self, drawn: torch.Tensor) -> torch.Tensor:
         return drawn.repeat_interleave(self._rows, dim=0)

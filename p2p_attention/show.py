@@ -42,11 +42,11 @@ def show_masks(
     """
     masks = record.take(samples).masks
     height, width = _picture_size(samples, images)
-    seeds, edits = masks.shape[:2]
+    pictures, edits = masks.shape[:2]
     masks = F.interpolate(masks, (height, width), mode="nearest").flatten(0, 1)
     if images is None:
         return masks, masks[..., None].repeat(1, 1, 1, 3)
-    edited = images[..., :3].float().cpu().unflatten(0, (seeds, 1 + edits))[:, 1:].flatten(0, 1)
+    edited = images[..., :3].float().cpu().unflatten(0, (pictures, 1 + edits))[:, 1:].flatten(0, 1)
     return masks, edited * (OUTSIDE + (1.0 - OUTSIDE) * masks[..., None])
 
 
@@ -82,9 +82,9 @@ def map_rows(
     require_one_of("time", time, TIMES)
     require_between("components", components, COMPONENTS)
     content = record.take(samples)
-    seeds = content.maps.shape[1]
-    if not 1 <= seed_number <= seeds:
-        raise ValueError(f"Wanted an image of the batch, 1 to {seeds}, got seed_number {seed_number}.")
+    pictures = content.maps.shape[1]
+    if not 1 <= seed_number <= pictures:
+        raise ValueError(f"Wanted an image of the batch, 1 to {pictures}, got seed_number {seed_number}.")
     size = _picture_size(samples, images)
     maps = content.maps[:, seed_number - 1].float()  # (P, R, K, h, w)
     if time == TIMES[0]:
@@ -118,7 +118,7 @@ def compared(images: torch.Tensor, pair: PromptPair) -> list[dict[str, str]]:
         pair: the prompts that they were made from.
 
     Raises:
-        ValueError: there is no edit, or the pictures are not whole seeds of this pair.
+        ValueError: there is no edit, or the pictures are not whole pictures of this pair.
     """
     if not pair.targets:
         raise ValueError(

@@ -12,7 +12,7 @@ from ..conditionings import PAIR_KEY
 from .refusals import NULL_TEXT_KEY
 
 
-def mask_for_rows(mask: torch.Tensor, shape: torch.Size, seeds: int, rows: int, second_pass: bool) -> torch.Tensor:
+def mask_for_rows(mask: torch.Tensor, shape: torch.Size, pictures: int, rows: int, second_pass: bool) -> torch.Tensor:
     """A noise mask of one for all, one for each picture, or one for each row: (B R, 1, h, w).
 
     Newer hosts (after 0.3.75) hand over what they made of it, in the latents' ``shape``, alike for each channel, and
@@ -22,7 +22,7 @@ def mask_for_rows(mask: torch.Tensor, shape: torch.Size, seeds: int, rows: int, 
     Args:
         mask: as it arrives.
         shape: of the latents as they arrive.
-        seeds: B.
+        pictures: B.
         rows: R.
         second_pass: whether the latents are rows.
     """
@@ -30,17 +30,17 @@ def mask_for_rows(mask: torch.Tensor, shape: torch.Size, seeds: int, rows: int, 
         mask = mask[:, :1]
     mask = mask.reshape(-1, 1, *mask.shape[-2:])
     if second_pass:
-        mask = repeat_to_batch_size(mask, seeds * rows)
-        of_pictures = mask[:seeds]
+        mask = repeat_to_batch_size(mask, pictures * rows)
+        of_pictures = mask[:pictures]
         if not torch.equal(mask, of_pictures.repeat(rows, 1, 1, 1)):
             return mask
         return of_pictures.repeat_interleave(rows, dim=0)
-    if len(mask) == seeds * rows:
+    if len(mask) == pictures * rows:
         return mask
-    return repeat_to_batch_size(mask, seeds).repeat_interleave(rows, dim=0)
+    return repeat_to_batch_size(mask, pictures).repeat_interleave(rows, dim=0)
 
 
-def repeat_for_rows(conds: dict[str, list[dict]], seeds: int, rows: int) -> None:
+def repeat_for_rows(conds: dict[str, list[dict]], pictures: int, rows: int) -> None:
     """What a conditioning holds for each of several pictures, all rows of the picture share.
 
     That may be a text (a null-text negative, a batch of negatives), a mask, or hints of a ControlNet. As many as there
@@ -60,47 +60,48 @@ def repeat_for_rows(conds: dict[str, list[dict]], seeds: int, rows: int) -> None
             each = cond.get(name)
             if torch.is_tensor(each) and (name != "mask" or each.ndim > 2):
                 known = NULL_TEXT_KEY in cond  # made for each picture
-                if _one_for_each_picture(each, seeds, rows, "masks" if name == "mask" else "negatives", known):
+                if _one_for_each_picture(each, pictures, rows, "masks" if name == "mask" else "negatives", known):
                     cond[name] = each.repeat_interleave(rows, dim=0)
         if cond.get("control") is not None:
-            cond["control"] = _control_for_rows(cond["control"], seeds, rows, controls)
+            cond["control"] = _control_for_rows(cond["control"], pictures, rows, controls)
 
 
-def _one_for_each_picture(each: torch.Tensor, seeds: int, rows: int, what: str, known: bool = False) -> bool:
-    if len(each) != seeds or seeds == 1:
+def _one_for_each_picture(each: torch.Tensor, pictures: int, rows: int, what: str, known: bool = False) -> bool:
+    if len(each) != pictures or pictures == 1:
         return False
-    if seeds == rows and not known and not all(torch.equal(one, each[0]) for one in each):
+    if pictures == rows and not known and not all(torch.equal(one, each[0]) for one in each):
         raise ValueError(
-            f"{seeds} {what} for {seeds} pictures of {rows} rows (source and edits) each may be meant for the pictures "
-            f"or for the rows. Connect {seeds * rows} of them, for each row of each picture in turn, or one for all; "
-            "or sample the pictures one by one."
+            f"{pictures} {what} for {pictures} pictures of {rows} rows (source and edits) each may be meant for the "
+            f"pictures or for the rows. Connect {pictures * rows} of them, for each row of each picture in turn, or "
+            "one for all; or sample the pictures one by one."
         )
     return True
 
 
-def _control_for_rows(control: Any, seeds: int, rows: int, copies: dict[int, Any]) -> Any:
+def _control_for_rows(control: Any, pictures: int, rows: int, copies: dict[int, Any]) -> Any:
     """The ControlNet, and those before it, or a copy where there is a hint for each picture."""
     if id(control) not in copies:
         before, hint = control.previous_controlnet, control.cond_hint_original
         foreign = any(not type(each).__module__.startswith("comfy.") for each in _chain(control))
         for_each_row = any(
-            each.cond_hint_original is not None and len(each.cond_hint_original) not in (1, seeds)
+            each.cond_hint_original is not None and len(each.cond_hint_original) not in (1, pictures)
             for each in _chain(control)
         )
         if foreign and not for_each_row:
             for each in filter(lambda each: each.cond_hint_original is not None, _chain(control)):
-                _one_for_each_picture(each.cond_hint_original, seeds, rows, "hints of a ControlNet")
+                _one_for_each_picture(each.cond_hint_original, pictures, rows, "hints of a ControlNet")
             copies[id(control)] = _AskedByPicture(control, rows)
             return copies[id(control)]
-        before_for_rows = before and _control_for_rows(before, seeds, rows, copies)
-        own = hint is not None and _one_for_each_picture(hint, seeds, rows, "hints of a ControlNet")
+        before_for_rows = before and _control_for_rows(before, pictures, rows, copies)
+        own = hint is not None and _one_for_each_picture(hint, pictures, rows, "hints of a ControlNet")
         result = control
         if own or before_for_rows is not before:
             result = control.copy().set_previous_controlnet(before_for_rows)
         if own:
             result.cond_hint_original = hint.repeat_interleave(rows, dim=0)
             result.extra_concat_orig = [
-                each.repeat_interleave(rows, dim=0) if len(each) == seeds else each for each in result.extra_concat_orig
+                each.repeat_interleave(rows, dim=0) if len(each) == pictures else each
+                for each in result.extra_concat_orig
             ]
         copies[id(control)] = result
     return copies[id(control)]

@@ -79,7 +79,7 @@ def _run(
     seed: int | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """B seeds become B x R rows, and the works do theirs. In a second pass, the B x R rows are there.
+    """B pictures become B x R rows, and the works do theirs. In a second pass, the B x R rows are there.
 
     Args:
         guider: the host's, whose run it is.
@@ -120,30 +120,30 @@ def _run(
     if not inversions:
         say_where_it_begins(latent_image, float(sigmas[0]), patcher.get_model_object("model_sampling"))
 
-    seeds = count_pictures(len(latent_image), rows) if second_pass else len(latent_image)
-    noise = noise_for_rows(noise, seeds, rows)
-    repeat_for_rows(guider.conds, seeds, rows)
+    pictures = count_pictures(len(latent_image), rows) if second_pass else len(latent_image)
+    noise = noise_for_rows(noise, pictures, rows)
+    repeat_for_rows(guider.conds, pictures, rows)
     height, width = noise.shape[-2:]
     size = (height, width)
     run = EditRun(edits, pairs, sigmas.tolist())
     maps = {work: [MapRun(each, run.steps) for each in work.requests] for work in recorded}
     taps = MapTaps(run, maps.values(), family, patcher, size)
-    blend_runs = [BlendRun(work, maps[work], seeds, size, run.steps) for work in blends]
-    rows_of_calls = RowsOfCalls(pairs, seeds, rows)
+    blend_runs = [BlendRun(work, maps[work], pictures, size, run.steps) for work in blends]
+    rows_of_calls = RowsOfCalls(pairs, pictures, rows)
     if rows > 1:  # before the others, so that its check sees what the sampler sees
         check = NoiseCheck(rows) if denoise_mask is None else None  # a mask puts other noise into a part of the picture
-        _share_noise(SharedNoise(seeds, rows), check, guider.model_options)
+        _share_noise(SharedNoise(pictures, rows), check, guider.model_options)
     take_part(run, rows_of_calls, taps, blend_runs, guidances, inversion, guider.model_options)
     family.install(patcher, guider.model_options, AttentionCalls(run, taps))
 
     _look_at_the_loaded_model(family, guider.model_options)
     if denoise_mask is not None:
-        denoise_mask = mask_for_rows(denoise_mask, latent_image.shape, seeds, rows, second_pass)
+        denoise_mask = mask_for_rows(denoise_mask, latent_image.shape, pictures, rows, second_pass)
     began = None if second_pass else latent_image
     if inversion is not None:
         latent_image = inversions[0].image.to(latent_image)
         noise = noise_to_start(inversion.start, latent_image, sigmas, sampler, patcher)
-        noise = noise_for_rows(noise, seeds, rows)
+        noise = noise_for_rows(noise, pictures, rows)
     if not second_pass:
         latent_image = latent_image.repeat_interleave(rows, dim=0)
     if "latent_shapes" in kwargs:
