@@ -73,6 +73,7 @@ class RowsOfCalls:
         self._paired = frozenset(paired)
         self._pictures, self._rows = pictures, rows
         self._known: dict[tuple, CallRows] = {}
+        self.met: set[Hashable] = set()  # conditionings of the calls so far
 
     @property
     def batch(self) -> int:
@@ -85,6 +86,7 @@ class RowsOfCalls:
         Raises:
             ValueError: the batch is no such one.
         """
+        self.met |= set(conditionings)
         if count % (len(conditionings) * self._rows):
             raise ValueError(_wanted_groups(len(conditionings), self._rows, count))
         chunk = count // len(conditionings)
@@ -104,6 +106,7 @@ class RowsOfCalls:
         Raises:
             ValueError: the texts fit no order of the rows, or several that edit differently.
         """
+        self.met |= set(conditionings)
         chunk = self._pictures * self._rows
         kinds: list[torch.Tensor] = []  # the different texts
         expected = [[_kind(kinds, text[row % len(text)]) for row in range(chunk)] for text in texts]

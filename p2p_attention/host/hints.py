@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from ..conditionings import PAIR_KEY
 from ..edit import Edit
 from ..invert import Inversion
-from ..prompt import PromptPair
+from ..prompt import PromptPair, quoted
 from .notices import say
 from .results import Origin, is_empty
 
@@ -35,6 +35,16 @@ def say_that_nothing_is_edited(conds: Mapping[str, Sequence[dict]]) -> None:
         "Prompt Pair's conditioning to positive, or the model from before the P2P nodes.",
         logging.INFO if alike_on_both_sides(conds) else logging.WARNING,
     )
+
+
+def say_which_pairs_took_no_part(pairs: Mapping[Any, PromptPair], met: Collection[Any]) -> None:
+    """A pair whose conditioning the model never saw as it is: another node put something else in its place."""
+    for pair in set(pairs.values()) - {pair for conditioning, pair in pairs.items() if conditioning in met}:
+        say(
+            f"the pair {quoted(pair.source.text)} took no part in this run: its conditioning was in no call of the "
+            "model, so nothing was edited. Its time range may lie outside of this run's, or another node (a guider, a "
+            "node that replaces conditionings) has put its own in the place."
+        )
 
 
 def say_that_the_way_up_is_not_edited() -> None:

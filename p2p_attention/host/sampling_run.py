@@ -34,6 +34,7 @@ from .hints import (
     say_what_becomes_of_latents,
     say_what_is_not_edited,
     say_where_it_begins,
+    say_which_pairs_took_no_part,
 )
 from .map_taps import MapTaps
 from .model_calls import take_part
@@ -162,6 +163,7 @@ def _run(
     )
     if preview is not None:
         preview.finish()
+    say_which_pairs_took_no_part(pairs, rows_of_calls.met)
     if inversion is not None and inversion.pins:
         samples = inversion.result(samples, patcher.model.process_latent_out)
     for blend in blend_runs:

@@ -524,3 +524,20 @@ def test_a_refusal_names_the_model_as_people_do(run_node, sampling, kind):
     model, pair = (other.model, sampling.pair(SWAP)[1]) if kind == "sdxl" else (sampling.model, other.pair(SWAP)[1])
     with pytest.raises(ValueError, match=r"for this model \((SD 1\.x|SDXL)\)"):
         sampling.edit(pair, model=model)
+
+
+def test_a_pair_that_the_model_never_sees_is_said(sampling, caplog):
+    """Its time range has ended before this run begins, or another pair alone is in the run's calls."""
+    conditioning, pair = sampling.pair(SWAP)
+    other, _ = sampling.pair(PHRASE)
+    early, late = (
+        sampling.run_node("ConditioningSetTimestepRange", conditioning=each, start=start, end=end)[0]
+        for each, start, end in ((conditioning, 0.0, 0.0001), (other, 0.0001, 1.0))
+    )
+    (both,) = sampling.run_node("ConditioningCombine", conditioning_1=early, conditioning_2=late)
+    image = {"samples": torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))}
+    text, _ = said(caplog, sampling, sampling.edit(pair), both, image, denoise=0.3)
+    assert "took no part in this run" in text
+    caplog.clear()
+    text, _ = said(caplog, sampling, sampling.edit(pair), conditioning, image)
+    assert "took no part" not in text
