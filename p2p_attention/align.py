@@ -119,16 +119,15 @@ def align(
     return Alignment(source, target, _Matcher(source.words, target.words, likeness).spans(overrides))
 
 
-def aligned(pair: PromptPair, row: int) -> Alignment:
-    """The alignment of ``pair.targets[row]``; it is kept with the pair, and goes with it.
+def aligned(pair: PromptPair, target: int) -> Alignment:
+    """The alignment of ``pair.targets[target]``; it is kept with the pair, and goes with it.
 
     Raises:
         ValueError: a line of the pair's ``alignment`` cannot be read, or names a word that is not there.
     """
-    if row not in pair.kept:
-        target = pair.targets[row]
-        pair.kept[row] = align(pair.source, target, pair.likeness, overrides_of(pair)[row])
-    return pair.kept[row]
+    if target not in pair.kept:
+        pair.kept[target] = align(pair.source, pair.targets[target], pair.likeness, overrides_of(pair)[target])
+    return pair.kept[target]
 
 
 def check_alignment(pair: PromptPair) -> None:

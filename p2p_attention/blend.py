@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from .align import CONNECTIVES, aligned
 from .checks import require_between, require_one_of
-from .edit import chosen_rows
+from .edit import chosen_targets
 from .maps import Branch, MapRequest, MapRun, WordPositions, find_words, place, spread
 from .prompt import PromptPair, Word, listing, quoted, split_names
 from .record import BlendMasks, Record
@@ -94,7 +94,7 @@ class Blend:
     @property
     def edits(self) -> tuple[int, ...]:
         """Indices into ``pair.targets`` of the edits that are blended."""
-        return tuple(row for row, region in enumerate(self.regions) if region is not None)
+        return tuple(target for target, region in enumerate(self.regions) if region is not None)
 
     def __deepcopy__(self, memo: dict) -> Blend:
         return self  # frozen; the host deep-copies what a model carries whenever a node clones it
@@ -129,7 +129,7 @@ def local_blend(
     Raises:
         ValueError: a word is not there, the prompts do not differ, or the mask has no fitting shape.
     """
-    chosen = chosen_rows(pair, edit)
+    chosen = chosen_targets(pair, edit)
     require_one_of("mask_mode", mode, MASK_MODES)
     if mask is None and mode != "replace":
         raise ValueError(
@@ -145,7 +145,7 @@ def local_blend(
                 "Wanted words or a mask that replaces theirs, got both. Empty words and exclude_words, or set "
                 "mask_mode to intersect or union."
             )
-        whole = tuple(Region((), ()) if row in chosen else None for row in range(len(pair.targets)))
+        whole = tuple(Region((), ()) if target in chosen else None for target in range(len(pair.targets)))
         return Blend(pair, None, False, whole, threshold, start, grow, feather, mask, mode)
 
     columns: list[list[WordPositions]] = [[] for _ in range(pair.rows)]
@@ -155,34 +155,35 @@ def local_blend(
             columns[row].append(word)
         return row, columns[row].index(word)
 
-    rows = [0, *(row + 1 for row in chosen)]
+    rows = [0, *(target + 1 for target in chosen)]
     included, excluded = find_words(pair, names, rows), find_words(pair, without, rows)
     regions: list[Region | None] = [None] * len(pair.targets)
-    for row in chosen:
-        sides = (0, row + 1)
+    for target in chosen:
+        sides = (0, target + 1)
         if names:
             wanted = [column(side, word) for side in sides for word in included[side]]
             if not wanted:
                 raise ValueError(
-                    f"Wanted words of the source or of edit {row + 1}, got {quoted(words)}, of which none is there. "
-                    f"Its words: {listing(pair.targets[row])}. Name one of them, or set edit to the edit that has them."
+                    f"Wanted words of the source or of edit {target + 1}, got {quoted(words)}, of which none is there. "
+                    f"Its words: {listing(pair.targets[target])}. Name one of them, or set edit to the edit that has "
+                    "them."
                 )
         else:
-            wanted = [column(side, word) for side, word in _differing_words(pair, row)]
-        regions[row] = Region(tuple(wanted), tuple(column(side, word) for side in sides for word in excluded[side]))
+            wanted = [column(side, word) for side, word in _differing_words(pair, target)]
+        regions[target] = Region(tuple(wanted), tuple(column(side, word) for side in sides for word in excluded[side]))
     request = MapRequest(pair, tuple(map(tuple, columns)), resolution=resolution, branch=branch)
     return Blend(pair, request, spread, tuple(regions), threshold, start, grow, feather, mask, mode)
 
 
-def _differing_words(pair: PromptPair, row: int) -> list[tuple[int, WordPositions]]:
+def _differing_words(pair: PromptPair, target: int) -> list[tuple[int, WordPositions]]:
     """(row, word) of what the source says and the edit does not, and the other way round."""
     changed: list[tuple[int, Word]] = []
-    for span in aligned(pair, row).spans:
+    for span in aligned(pair, target).spans:
         if span.kind != "shared":
-            changed += [(0, word) for word in span.source] + [(row + 1, word) for word in span.target]
+            changed += [(0, word) for word in span.source] + [(target + 1, word) for word in span.target]
     if not changed:
         raise ValueError(
-            f"Wanted prompts that differ, or words to blend by, got edit {row + 1} with the source's own words "
+            f"Wanted prompts that differ, or words to blend by, got edit {target + 1} with the source's own words "
             f"({listing(pair.source)}). Name the words whose place may change."
         )
     telling = [(side, word) for side, word in changed if word.text.lower() not in SAY_NOTHING]
@@ -244,8 +245,8 @@ class BlendRun:
         given = None if self._given is None else self._given.to(device)
         there = [each for each in (words, given) if each is not None]
         combine = torch.minimum if self.blend.mode == "intersect" else torch.maximum
-        for row in self.blend.edits:
-            mask[:, 1 + row] = reduce(combine, (each[:, row] for each in there))
+        for target in self.blend.edits:
+            mask[:, 1 + target] = reduce(combine, (each[:, target] for each in there))
         self.mask = mask.flatten(0, 1)[:, None]
 
     def apply(self, latents: torch.Tensor) -> torch.Tensor:
@@ -269,9 +270,9 @@ class BlendRun:
             self.blend.record.fail(NOTHING_SEEN)
             return
         masks = self.mask.squeeze(1).unflatten(0, (self._pictures, -1))[:, 1:].cpu()
-        for row in self.blend.edits:
-            for seed, mask in enumerate(masks[:, row]):
-                which = f"edit {row + 1} of image {seed + 1}"
+        for target in self.blend.edits:
+            for seed, mask in enumerate(masks[:, target]):
+                which = f"edit {target + 1} of image {seed + 1}"
                 if not mask.any():
                     logging.warning(f"P2P Local Blend Mask: the mask of {which} is empty, so the edit is the source.")
                 elif mask.min() > 0 and self.blend.threshold > 0 and self.maps:
@@ -317,12 +318,12 @@ class BlendRun:
         maps = self._on_the_picture(pooled, areas)
         flat = _is_flat(self._on_the_picture(means, areas) if grow else maps)  # growing flattens what is not
         masks = torch.zeros(self._pictures, len(self.blend.regions), *self._size, device=device)
-        for row, region in enumerate(self.blend.regions):
+        for target, region in enumerate(self.blend.regions):
             if region is not None:
                 inside = self._union(maps, flat, region.included)
                 if region.excluded:
                     inside &= ~self._union(maps, flat, region.excluded)
-                masks[:, row] = inside.float()
+                masks[:, target] = inside.float()
         return _soften(masks, self.blend.feather)
 
     @staticmethod

@@ -130,14 +130,14 @@ def reweight(pair: PromptPair, words: str, scale: float, window: Window, edit: i
     names = split_names(words)
     if not names:
         raise ValueError("Wanted at least one word to re-weight, got none. Write words of the edited prompt.")
-    chosen = chosen_rows(pair, edit)
+    chosen = chosen_targets(pair, edit)
     found = {name: _find_in_targets(pair, name, chosen) for name in names}
     rows: list[RowEdit | None] = [None] * len(pair.targets)
-    for row in chosen:
-        positions = {position for name in names for position in found[name][row]}
+    for target in chosen:
+        positions = {position for name in names for position in found[name][target]}
         if positions:
-            kinds = aligned(pair, row).kinds
-            rows[row] = RowEdit(
+            kinds = aligned(pair, target).kinds
+            rows[target] = RowEdit(
                 gates=tuple(window if kind == "shared" else NEVER for kind in kinds),
                 self_attention=NEVER,
                 gains=tuple(scale if position in positions else 1.0 for position in range(len(kinds))),
@@ -147,9 +147,9 @@ def reweight(pair: PromptPair, words: str, scale: float, window: Window, edit: i
     return Edit(pair, tuple(rows))
 
 
-def combine(edits: Iterable[Edit], row: int, step: int, steps: int) -> RowState:
+def combine(edits: Iterable[Edit], target: int, step: int, steps: int) -> RowState:
     """All edits of one pair together, for one edited row at one step."""
-    active = [row_edit for edit in edits if (row_edit := edit.rows[row]) is not None]
+    active = [row_edit for edit in edits if (row_edit := edit.rows[target]) is not None]
     injecting = [row_edit for row_edit in active if row_edit.injects and not row_edit.only_alone] or active
     positions = range(len(active[0].gates)) if active else ()
     gains = [1.0 for _ in positions]
@@ -172,21 +172,23 @@ def _injection(
     word_windows: str,
     edit: int,
 ) -> Edit:
-    chosen = chosen_rows(pair, edit)
-    alignments = {row: aligned(pair, row) for row in chosen}
-    gates = {row: [cross if kind in kinds else NEVER for kind in alignments[row].kinds] for row in chosen}
+    chosen = chosen_targets(pair, edit)
+    alignments = {target: aligned(pair, target) for target in chosen}
+    gates = {target: [cross if kind in kinds else NEVER for kind in alignments[target].kinds] for target in chosen}
     for word, window in parse_word_windows(word_windows):
         found = _find_in_targets(pair, word, chosen)
         _require_injected(word, name, kinds, found, alignments)
-        for row, positions in found.items():
+        for target, positions in found.items():
             for position in positions:
-                if alignments[row].kinds[position] in kinds:
-                    gates[row][position] = window
+                if alignments[target].kinds[position] in kinds:
+                    gates[target][position] = window
     return Edit(
         pair,
         tuple(
-            RowEdit(tuple(gates[row]), self_attention, (1.0,) * len(gates[row]), NEVER) if row in gates else None
-            for row in range(len(pair.targets))
+            RowEdit(tuple(gates[target]), self_attention, (1.0,) * len(gates[target]), NEVER)
+            if target in gates
+            else None
+            for target in range(len(pair.targets))
         ),
     )
 
@@ -205,7 +207,7 @@ def parse_word_windows(text: str) -> list[tuple[str, Window]]:
     return windows
 
 
-def chosen_rows(pair: PromptPair, edit: int) -> Sequence[int]:
+def chosen_targets(pair: PromptPair, edit: int) -> Sequence[int]:
     """Indices into ``pair.targets`` of edit 0 (all) or n (the n-th only)."""
     if not pair.targets:
         raise ValueError(
@@ -220,11 +222,11 @@ def chosen_rows(pair: PromptPair, edit: int) -> Sequence[int]:
     return range(len(pair.targets)) if edit == 0 else (edit - 1,)
 
 
-def _find_in_targets(pair: PromptPair, name: str, rows: Sequence[int]) -> dict[int, tuple[int, ...]]:
+def _find_in_targets(pair: PromptPair, name: str, targets: Sequence[int]) -> dict[int, tuple[int, ...]]:
     """Positions of a word per edited row; it has to occur in at least one of them."""
-    found = {row: pair.find(name, pair.targets[row]) for row in rows}
+    found = {target: pair.find(name, pair.targets[target]) for target in targets}
     if not any(found.values()):
-        prompts = "; ".join(f"edit {row + 1}: {listing(pair.targets[row])}" for row in rows)
+        prompts = "; ".join(f"edit {target + 1}: {listing(pair.targets[target])}" for target in targets)
         raise ValueError(
             f"Wanted a word of the edited prompt, got {quoted(name)}, which is not there (that often). Its words: "
             f"{prompts}."
@@ -236,7 +238,7 @@ def _require_injected(
     word: str, name: str, kinds: set[Kind], found: dict[int, tuple[int, ...]], alignments: dict[int, Alignment]
 ) -> None:
     """A window on a word that the node never injects would do nothing, silently."""
-    classes = {alignments[row].kinds[position] for row, positions in found.items() for position in positions}
+    classes = {alignments[target].kinds[position] for target, positions in found.items() for position in positions}
     if not classes & kinds:
         raise ValueError(
             f"{name} takes over the source's map for {' and '.join(sorted(kinds))} words; {quoted(word)} is "

@@ -132,7 +132,7 @@ class EditRun:
         pair = self.pair_of(conditioning)
         if pair is None:
             return None
-        states = tuple(combine(self._edits[pair], row, step, self.steps) for row in range(len(pair.targets)))
+        states = tuple(combine(self._edits[pair], target, step, self.steps) for target in range(len(pair.targets)))
         return None if all(state.idle for state in states) else states
 
     def _joint_entry(
@@ -158,9 +158,9 @@ class EditRun:
 
     def _equations(self, conditioning: Hashable, states: tuple[RowState, ...], length: int) -> list[RowEquation | None]:
         pair = self._pairs[conditioning]
-        return [row_equation(self._matrix(pair, row), state, length) for row, state in enumerate(states)]
+        return [row_equation(self._matrix(pair, target), state, length) for target, state in enumerate(states)]
 
-    def _matrix(self, pair: PromptPair, row: int) -> torch.Tensor:
-        if (pair, row) not in self._matrices:
-            self._matrices[pair, row] = aligned(pair, row).matrix
-        return self._matrices[pair, row]
+    def _matrix(self, pair: PromptPair, target: int) -> torch.Tensor:
+        if (pair, target) not in self._matrices:
+            self._matrices[pair, target] = aligned(pair, target).matrix
+        return self._matrices[pair, target]

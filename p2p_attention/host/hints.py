@@ -74,12 +74,12 @@ def say_what_is_not_edited(edits: Sequence[Edit], conds: Mapping[str, Sequence[d
     marked = [cond for entries in conds.values() for cond in entries if PAIR_KEY in cond]
     for pair in {cond[PAIR_KEY]: None for cond in marked}:
         texts = [cond["cross_attn"] for cond in marked if cond[PAIR_KEY] == pair]
-        for row in range(len(pair.targets)):
-            works = [work for edit in edits if edit.pair == pair and (work := edit.rows[row]) is not None]
+        for target in range(len(pair.targets)):
+            works = [work for edit in edits if edit.pair == pair and (work := edit.rows[target]) is not None]
             faded = any(gain != 1.0 for work in works for gain in work.gains)
-            if works and not faded and all(torch.equal(text[row + 1], text[0]) for text in texts):
+            if works and not faded and all(torch.equal(text[target + 1], text[0]) for text in texts):
                 say(
-                    f"edit {row + 1} has the same text as the source, so its picture is the source's. Change its "
+                    f"edit {target + 1} has the same text as the source, so its picture is the source's. Change its "
                     "prompt in P2P Prompt Pair, or fade one of its words with P2P Reweight Token."
                 )
 

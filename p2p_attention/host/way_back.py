@@ -153,6 +153,7 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
                     cfg,
                     inner_steps,
                     progress,
+                    family_of(model).variance(model),
                 )
             )
         return x
