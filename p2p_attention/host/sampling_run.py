@@ -92,9 +92,10 @@ def _run(
     blends, recorders, guidances = _of(Blend, works), _of(Recorder, works), _of(Proximal, works)
     second_passes, inversions = _of(Continuation, works), _of(Inversion, works)
     recorded: list[Blend | Recorder] = [*blends, *recorders]
-    for work in recorded:
-        work.record.clear()
     forget_zeroed_pairs(guider.conds)
+    if any(PAIR_KEY in cond for entries in guider.conds.values() for cond in entries):  # else it is no run of theirs
+        for work in recorded:
+            work.record.clear()
     pairs = pairs_of_conditionings(guider.conds, works)
     if not pairs:
         say_that_nothing_is_edited(guider.conds)
