@@ -78,7 +78,10 @@ class AttentionCalls:
             return None
         of_call = call.rows
         if among is not None:
-            of_call = self._among.setdefault((call.rows, rows, among), call.rows.among(rows, among))
+            key = (call.rows, rows, among)
+            if key not in self._among:  # a layout is laid out once, not in every layer
+                self._among[key] = call.rows.among(rows, among)
+            of_call = self._among[key]
         self._require_rows(of_call, rows)
         pairs = map(self._run.pair_of, call.rows.conditionings)
         pair_length = math.lcm(*(pair.length for pair in pairs if pair is not None))
