@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 
 import pytest
 import torch
@@ -119,9 +120,11 @@ def test_the_sampler_goes_the_way_that_was_optimised(run_node, work, monkeypatch
     seen = []
     original = work.optimise_null_text
 
-    def watched(*arguments):
-        *others, progress = arguments
-        return original(*others, lambda step, denoised, x: (seen.append(x.clone()), progress(step, denoised, x)))
+    def watched(*arguments, **named):
+        given = inspect.signature(original).bind(*arguments, **named)
+        told = given.arguments["progress"]
+        given.arguments["progress"] = lambda step, denoised, x: (seen.append(x.clone()), told(step, denoised, x))
+        return original(*given.args, **given.kwargs)
 
     monkeypatch.setattr(work, "optimise_null_text", watched)
     conditioning, pair = sampling.pair(SWAP)
