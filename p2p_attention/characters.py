@@ -15,7 +15,8 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from .prompt import WORD_END, _byte_of_letter
+from .letters import bytes_of_letters, is_mark, is_unspaced
+from .prompt import WORD_END
 
 WILDCARD = "\U0010ffff"  # stands for a token of unknown text, in a text put together from tokens
 SPACE = "▁"  # of sentencepiece's vocabularies
@@ -24,11 +25,6 @@ ANCHOR = 12  # characters that find the place again after one that the vocabular
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _CONTRACTION = re.compile(r"['’](?:s|t|re|ve|m|ll|d)(?![^\W_])", re.IGNORECASE)
 _EMBEDDING = re.compile(r"embedding:[^\s,<\[\]]+")
-# Scripts without spaces between words (ranges of Unicode): a character is a word.
-_ALONE = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
-)
 _JOINER, _FLAGS, _SKINS = "\u200d", range(0x1F1E6, 0x1F200), range(0x1F3FB, 0x1F400)
 
 
@@ -65,8 +61,8 @@ def _word_end(text: str, i: int, after_letters: bool) -> tuple[int, bool]:
         return match.end(), True
     if _is_letter(text[i]):
         end = i + 1
-        alone = bool(_ALONE.match(text, i))
-        while end < len(text) and (_is_mark(text[end]) or (not alone and _is_plain_letter(text[end]))):
+        alone = is_unspaced(text[i])
+        while end < len(text) and (is_mark(text[end]) or (not alone and _is_plain_letter(text[end]))):
             end += 1
         return end, True
     return _sign_end(text, i), False
@@ -80,7 +76,7 @@ def _sign_end(text: str, i: int) -> int:
     while end < len(text):
         if text[end] == _JOINER and end + 1 < len(text) and not text[end + 1].isspace():
             end += 2
-        elif text[end] == text[i] or _is_mark(text[end]) or ord(text[end]) in _SKINS:
+        elif text[end] == text[i] or is_mark(text[end]) or ord(text[end]) in _SKINS:
             end += 1
         else:
             break
@@ -92,11 +88,7 @@ def _is_letter(character: str) -> bool:
 
 
 def _is_plain_letter(character: str) -> bool:
-    return _is_letter(character) and not _ALONE.match(character)
-
-
-def _is_mark(character: str) -> bool:
-    return unicodedata.category(character)[0] == "M"
+    return _is_letter(character) and not is_unspaced(character)
 
 
 def _is_silent(character: str) -> bool:
@@ -117,7 +109,7 @@ def piece_bytes(letters: str, sentencepiece: bool) -> bytes:
         if byte := _BYTE.fullmatch(letters):
             return bytes([int(byte[1], 16)])
         return letters.replace(SPACE, " ").encode()
-    alphabet = _byte_of_letter()
+    alphabet = bytes_of_letters()
     letters = letters.removesuffix(WORD_END)
     if all(letter in alphabet for letter in letters):
         return bytes(alphabet[letter] for letter in letters)
@@ -189,7 +181,7 @@ def _fold(text: str) -> list[_Folded]:
     i = 0
     while i < len(text):
         end = i + 1
-        while end < len(text) and (_is_mark(text[end]) or 0x1160 <= ord(text[end]) <= 0x11FF):
+        while end < len(text) and (is_mark(text[end]) or 0x1160 <= ord(text[end]) <= 0x11FF):
             end += 1
         folded += [_Folded(letter, i, end) for letter in _fold_one(text[i:end])]
         i = end

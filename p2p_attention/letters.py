@@ -7,6 +7,7 @@ between words, so that their words are found by characters.
 from __future__ import annotations
 
 import unicodedata
+from functools import lru_cache
 
 # Scripts without spaces between words, as ranges of code points (Unicode 15).
 UNSPACED = (
@@ -62,3 +63,11 @@ def leans(letter: str) -> bool:
 def says_nothing(text: str) -> bool:
     """Whether a text has neither letters nor digits: punctuation. Symbols such as an emoji say something."""
     return not any(is_letter(each) or each.isnumeric() or unicodedata.category(each) == "So" for each in text)
+
+
+@lru_cache(maxsize=1)
+def bytes_of_letters() -> dict[str, int]:
+    """The byte-level BPE alphabet: printable Latin-1 stands for itself, the other bytes for letters from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

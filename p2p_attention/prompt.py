@@ -11,10 +11,10 @@ import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
-from .letters import is_hangul, is_letter, is_mark, is_unspaced, leans
+from .letters import bytes_of_letters, is_hangul, is_letter, is_mark, is_unspaced, leans
 from .reading import places
 
 LONGEST = 64 * 77  # positions of a pair's rows; an edit's matrix has the square of it, 97 MB in float32
@@ -384,7 +384,7 @@ def _unit(pieces: Sequence[tuple[Piece, int]]) -> _Unit:
     """Pieces that make a word; some scripts' letters take several pieces, and a piece may hold parts of two letters."""
     texts = [piece.text for piece, _ in pieces]
     texts[-1] = texts[-1].removesuffix(WORD_END)
-    alphabet = _byte_of_letter()
+    alphabet = bytes_of_letters()
     if any(letter not in alphabet for letter in "".join(texts)):
         ends = list(itertools.accumulate(map(len, texts)))
         return _Unit("".join(texts), tuple(pieces), tuple(zip([0, *ends[:-1]], ends, strict=True)))
@@ -481,11 +481,3 @@ def _leans_on(before: Word, word: Word) -> bool:
     if is_mark(first):
         return is_letter(last)
     return is_mark(last) and is_letter(first) and not is_unspaced(first) and not is_unspaced(last)
-
-
-@lru_cache(maxsize=1)
-def _byte_of_letter() -> dict[str, int]:
-    """The byte-level BPE alphabet: printable Latin-1 stands for itself, the other bytes for letters from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

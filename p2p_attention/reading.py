@@ -34,14 +34,10 @@ def letters_read(text: str, weights: bool = True) -> list[Letter]:
     """The characters of a text that the encoder reads, in order.
 
     Args:
-        weights: whether parentheses weigh words, as for CLIP and T5; else everything is read as it stands.
+        weights: whether parentheses weigh words, as for CLIP and T5; else they are read as they stand.
     """
-    if not weights:
-        return [Letter(letter, i, i + 1) for i, letter in enumerate(text)]
-    letters: list[Letter] = []
-    for match in re.finditer(r"\\[()]|.", text, re.DOTALL):
-        letters.append(Letter(match[0][-1], *match.span()))
-    return _without_weights(letters)
+    letters = [Letter(match[0][-1], *match.span()) for match in re.finditer(r"\\[()]|.", text, re.DOTALL)]
+    return _without_weights(letters) if weights else letters
 
 
 def _without_weights(letters: Sequence[Letter]) -> list[Letter]:
@@ -94,14 +90,14 @@ def _items(letters: Sequence[Letter]) -> list[list[Letter]]:
     return [each for each in (*items, item) if each]
 
 
-def places(text: str, words: Sequence[str | None], weights: bool = True) -> list[tuple[int, int] | None]:
+def places(text: str, words: Sequence[str | None]) -> list[tuple[int, int] | None]:
     """Where in a text the words stand that an encoder read in it: (start, end) of each, None where it is not found.
 
     Args:
         text: as it was written.
         words: what was read, in order, without spaces and in any case; None for an embedding.
     """
-    letters = [letter for letter in letters_read(text, weights) if not letter.text.isspace()]
+    letters = [letter for letter in letters_read(text) if not letter.text.isspace()]
     # A capital may become two letters, so each small letter knows which of the read ones it comes from.
     small = [(each, i) for i, letter in enumerate(letters) for each in letter.text.lower()]
     line = "".join(each for each, _ in small)

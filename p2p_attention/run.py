@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import torch
 
@@ -14,6 +15,9 @@ from .joint_attention import JointEquation, JointProgram, TokenLayout, joint_equ
 from .prompt import Prompt, PromptPair
 from .steps import StepCounter
 from .text_places import TextPlaces
+
+Program = TypeVar("Program")
+_States = Mapping[Hashable, "tuple[RowState, ...] | None"]  # of conditionings
 
 
 class EditRun:
@@ -30,11 +34,9 @@ class EditRun:
         self.steps = self._counter.count
         self._pairs = dict(pairs)
         self._edits = {pair: [edit for edit in edits if edit.pair == pair] for pair in self._pairs.values()}
-        self._calls: dict[tuple, RowProgram | None] = {}  # looked up once per attention layer: a cheap key
-        self._programs: dict[tuple, RowProgram] = {}  # steps with the same gates and gains share a program
         self._matrices: dict[tuple[PromptPair, int], torch.Tensor] = {}  # large for long prompts; they go with the run
-        self._joint_calls: dict[tuple, JointProgram | None] = {}  # as both of these, for edits after the projections
-        self._joint_programs: dict[tuple, JointProgram | None] = {}
+        self._row_programs: _Programs[RowProgram] = _Programs(self._states_of)
+        self._joint_programs: _Programs[JointProgram] = _Programs(self._states_of)
 
     def step_of(self, sigma: float) -> int:
         """The step of a model call at this noise level, see ``StepCounter``."""
@@ -60,23 +62,20 @@ class EditRun:
             rows: what the batch's rows are.
             whole_chunks: see ``row_program``.
         """
-        layout = (rows, length, device, dtype, whole_chunks)
-        call = (step, *layout)
-        if call not in self._calls:
-            states = tuple((each, self.states(each, step)) for each in rows.conditionings)
-            if any(state for _, state in states) and (states, layout) not in self._programs:
-                equations = {each: self._equations(each, state, length) for each, state in states if state}
-                edited = [
-                    EditedRow(row.source, equations[row.conditioning][row.row - 1])
-                    if row is not None and row.row and row.conditioning in equations
-                    else None
-                    for row in rows.rows
-                ]
-                self._programs[states, layout] = row_program(
-                    edited, length, device, dtype, rows.chunks if whole_chunks else 0
-                )
-            self._calls[call] = self._programs.get((states, layout))
-        return self._calls[call]
+
+        def made(states: _States) -> RowProgram | None:
+            equations = {each: self._equations(each, state, length) for each, state in states.items() if state}
+            if not equations:
+                return None
+            edited = [
+                EditedRow(row.source, equations[row.conditioning][row.row - 1])
+                if row is not None and row.row and row.conditioning in equations
+                else None
+                for row in rows.rows
+            ]
+            return row_program(edited, length, device, dtype, rows.chunks if whole_chunks else 0)
+
+        return self._row_programs.of(step, rows, (length, device, dtype, whole_chunks), made)
 
     def joint_program(
         self,
@@ -99,22 +98,17 @@ class EditRun:
             others: positions of the texts of rows that are of no pair.
             inject_image: whether the call takes part in self-attention injection.
         """
-        key = (rows, layout, places, others, device, dtype, inject_image)
-        call = (step, *key)
-        if call not in self._joint_calls:
-            states = tuple((each, self.states(each, step)) for each in rows.conditionings)
-            if (states, key) not in self._joint_programs:
-                prompts = [self.prompt_of(row) for row in rows.rows]
-                entries = [
-                    self._joint_entry(row, dict(states), places, inject_image) if layout.image_queries else None
-                    for row in rows.rows
-                ]
-                padding = [places.padding(others if prompt is None else prompt.length) for prompt in prompts]
-                self._joint_programs[states, key] = joint_program(
-                    entries, layout, device, dtype, padding if layout.text_keys else ()
-                )
-            self._joint_calls[call] = self._joint_programs[states, key]
-        return self._joint_calls[call]
+
+        def made(states: _States) -> JointProgram | None:
+            prompts = [self.prompt_of(row) for row in rows.rows]
+            entries = [
+                self._joint_entry(row, states, places, inject_image) if layout.image_queries else None
+                for row in rows.rows
+            ]
+            padding = [places.padding(others if prompt is None else prompt.length) for prompt in prompts]
+            return joint_program(entries, layout, device, dtype, padding if layout.text_keys else ())
+
+        return self._joint_programs.of(step, rows, (layout, places, others, device, dtype, inject_image), made)
 
     def prompt_of(self, row: Row | None) -> Prompt | None:
         """What a batch's row says; None for rows of no pair."""
@@ -135,10 +129,13 @@ class EditRun:
         states = tuple(combine(self._edits[pair], target, step, self.steps) for target in range(len(pair.targets)))
         return None if all(state.idle for state in states) else states
 
+    def _states_of(self, rows: CallRows, step: int) -> tuple[tuple[Hashable, tuple[RowState, ...] | None], ...]:
+        return tuple((each, self.states(each, step)) for each in rows.conditionings)
+
     def _joint_entry(
         self,
         row: Row | None,
-        states: Mapping[Hashable, tuple[RowState, ...] | None],
+        states: _States,
         places: TextPlaces,
         inject_image: bool,
     ) -> tuple[int, JointEquation] | None:
@@ -164,3 +161,27 @@ class EditRun:
         if (pair, target) not in self._matrices:
             self._matrices[pair, target] = aligned(pair, target).matrix
         return self._matrices[pair, target]
+
+
+class _Programs(Generic[Program]):
+    """Programs that were made in a run. Attention layers ask in turn, so that a cheap key must find one.
+
+    Args:
+        states_of: what happens in a call of these rows at a step, by conditioning.
+    """
+
+    def __init__(self, states_of: Callable[[CallRows, int], tuple[tuple[Hashable, tuple[RowState, ...] | None], ...]]):
+        self._states_of = states_of
+        self._at_steps: dict[tuple, Program | None] = {}
+        self._made: dict[tuple, Program | None] = {}  # steps with the same gates and gains share a program
+
+    def of(self, step: int, rows: CallRows, layout: tuple, make: Callable[[_States], Program | None]) -> Program | None:
+        """The program for these rows in a call of this layout; ``make`` makes it, if it is new."""
+        asked = (step, rows, layout)
+        if asked not in self._at_steps:
+            states = self._states_of(rows, step)
+            key = (states, rows, layout)
+            if key not in self._made:
+                self._made[key] = make(dict(states))
+            self._at_steps[asked] = self._made[key]
+        return self._at_steps[asked]

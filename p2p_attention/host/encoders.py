@@ -12,24 +12,20 @@ from __future__ import annotations
 
 import hashlib
 import numbers
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-from comfy import sd1_clip
 
 from ..characters import SPACE, WILDCARD, cover, decode, group, piece_bytes
 from ..prompt import Prompt, Word, quoted
+from ..reading import letters_read
 from .token_rows import Place, ReadRows, Rows, Token, numbers_in, token_rows, tokenizer_of
 
 LARGEST_WEIGHT = 1e4  # of a word; beyond, half precision overflows
 LONGEST_TEXT = 60_000  # characters
-SHADOW = 0xF0000  # Unicode's private characters
-
-_WEIGHT = re.compile(r":([^():]*)(?=\))")
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,8 @@ def read_prompt(clip: Any, text: str) -> Prompt:
     encoder = _encoder(clip)
     chunks = _tokenize(clip, text)
     manners = _manners(clip)
-    told, origin = _told(text, any(manner.weights for manner in manners.values()))
+    letters = letters_read(text, any(manner.weights for manner in manners.values()))
+    told = "".join(letter.text for letter in letters)
     rows = token_rows(clip, encoder.rows, chunks)
     streams = [stream for stream in chunks if any(place[0] == stream for row in rows for place in row)]
     said = {stream: _said(chunks[stream]) for stream in streams}
@@ -118,7 +115,7 @@ def read_prompt(clip: Any, text: str) -> Prompt:
         rows,
         roles,
         _ids(chunks),
-        [(told[start:end], (origin[start], origin[end - 1] + 1)) for start, end in grouping.spans],
+        [(told[start:end], (letters[start].start, letters[end - 1].end)) for start, end in grouping.spans],
     )
 
 
@@ -242,38 +239,6 @@ def _is_sentencepiece(tokenizer: Any) -> bool:
     if tokenizer not in _KINDS:
         _KINDS[tokenizer] = any(letters.startswith(SPACE) for letters in tokenizer.inv_vocab.values())
     return _KINDS[tokenizer]
-
-
-def _told(text: str, weights: bool) -> tuple[str, list[int]]:
-    r"""What the encoder is told: the text without weights and ``\``, and where each of its characters is in the text.
-
-    The host's own parser takes the weights off a shadow of the text, each of whose characters is another one.
-    """
-    shadow, i = "", 0
-    while i < len(text):
-        number = _WEIGHT.match(text, i) if weights else None
-        if number and _is_number(number[1]):
-            shadow, i = shadow + number[0], number.end()
-            continue
-        escaped = text[i] == "\\" and text[i + 1 : i + 2] in ("(", ")") and text[i + 1 : i + 2] != ""
-        i += escaped
-        shadow += text[i] if weights and not escaped and text[i] in "()" else chr(SHADOW + i)
-        i += 1
-    parts = sd1_clip.token_weights(shadow, 1.0) if weights else [(shadow, 1.0)]
-    origin: list[int] = []
-    for letter in "".join(part for part, _ in parts):
-        # what the parser would not take as syntax (an open parenthesis) is the next such character of the text
-        beyond = origin[-1] + 1 if origin else 0
-        origin.append(ord(letter) - SHADOW if ord(letter) >= SHADOW else text.index(letter, beyond))
-    return "".join(text[i] for i in origin), origin
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 # -------------------------------------------------------------------------------------------------------------- tokens
