@@ -381,11 +381,11 @@ def read(page: str) -> dict[tuple[str, str], list[str]]:
 
 
 def main() -> None:
-    from small_models import sd15
+    from small_models import ONE_STAGE, sd15
 
     torch.set_num_threads(1)
     host = real_host.load_pack()
-    sampling = Sampling(lambda node_id, **inputs: real_host.run_node(host.node(node_id), **inputs), *sd15())
+    sampling = Sampling(lambda node_id, **inputs: real_host.run_node(host.node(node_id), **inputs), *sd15(**ONE_STAGE))
     bench, rows = Bench(host, sampling), {}
     for way in ways(sampling):
         rows[way.section, way.name] = cells(bench.measure(way))

@@ -72,7 +72,7 @@ class Sampling:
         )
 
 
-def latent(seeds=1, height=20, width=12):
+def latent(seeds=1, height=12, width=6):
     return {"samples": torch.zeros(seeds, 4, height, width)}
 
 

@@ -24,6 +24,7 @@ UNET = {
     "legacy": False,
     "dtype": torch.float32,
 }
+ONE_STAGE = {"channel_mult": [1], "num_res_blocks": [1], "transformer_depth": [1], "transformer_depth_output": [1, 1]}
 SDXL_UNET = {
     **UNET,
     "context_dim": 64,

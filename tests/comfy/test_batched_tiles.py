@@ -11,8 +11,8 @@ import torch
 from sampling import SOURCE, SWAP, Sampling, latent, relative_error
 from small_models import FAMILIES
 
-HEIGHT, WIDTH = 16, 16
-TILE = 12
+HEIGHT, WIDTH = 12, 12
+TILE = 8
 CORNERS = [(y, x) for y in (0, HEIGHT - TILE) for x in (0, WIDTH - TILE)]
 
 

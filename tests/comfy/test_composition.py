@@ -8,11 +8,11 @@ from __future__ import annotations
 import pytest
 import torch
 from sampling import DEFAULTS, NO_WINDOW, PHRASE, SOURCE, SWAP, Sampling, latent, relative_error
-from small_models import UNET, control_net, randomise, sd15
+from small_models import ONE_STAGE, UNET, control_net, randomise, sd15
 
 FLOAT32 = 1e-3  # the same sum in another order, through all steps; an edit that differs is off by far more
 ALWAYS = {"cross_start": 0.0, "cross_end": 1.0, "self_start": 0.0, "self_end": 1.0}
-SIZE = (16, 12)
+SIZE = (12, 10)
 
 
 @pytest.fixture(scope="module")
@@ -572,8 +572,7 @@ def test_compiled_models(run_node):
     """torch.compile, with a back-end that runs what it is given: tracing is what could go wrong."""
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
-    one_stage = {"transformer_depth": [1, 0, 0], "transformer_depth_output": [1, 1, 0, 0, 0, 0]}
-    small = Sampling(run_node, *sd15(**one_stage, transformer_depth_middle=-1))
+    small = Sampling(run_node, *sd15(**ONE_STAGE, transformer_depth_middle=-1))
     conditioning, pair = small.pair(SWAP, PHRASE, SOURCE)
     graphs = []
 

@@ -170,13 +170,13 @@ def test_maps_are_the_stock_models(run_node, runs, family):
     sampling = Sampling(run_node, *FAMILIES[family]())
     positive, pair = sampling.pair(PHRASE, SWAP)
     positions = [one_word_each(text) for text in (SOURCE, PHRASE, SWAP)]
-    image = latent(2, 16, 12)
-    finest = (8, 6) if family in ("vega", "refiner") else (16, 12)  # their transformers begin at the second level
+    image = latent(2, 14, 10)
+    finest = (7, 5) if family in ("vega", "refiner") else (14, 10)  # their transformers begin at the second level
     check(sampling, runs, pair, positive, image, positions, finest)
-    content = check(sampling, runs, pair, positive, image, positions, (8, 6), map_resolution="8")
-    assert content.maps.shape[2:] == (3, 7, 8, 6)
+    content = check(sampling, runs, pair, positive, image, positions, (7, 5), map_resolution="8")
+    assert content.maps.shape[2:] == (3, 7, 7, 5)
     assert not content.maps[:, :, 0, 6].any(), "the source has a word less"
-    check(sampling, runs, pair, positive, latent(1, 16, 12), None, (8, 6), "self", map_resolution="8")
+    check(sampling, runs, pair, positive, latent(1, 14, 10), None, (7, 5), "self", map_resolution="8")
 
 
 def test_a_word_is_the_sum_of_its_pieces(sampling, runs):
@@ -199,8 +199,8 @@ def test_a_word_is_the_sum_of_its_pieces(sampling, runs):
 
 def test_self_attention_maps(sampling, runs):
     positive, pair = sampling.pair(SWAP)
-    content = check(sampling, runs, pair, positive, latent(2, 20, 12), None, (10, 6), "self", map_resolution="8")
-    assert content.maps.shape == (STEPS, 2, 2, 60, 10, 6), "K keys, laid out over the queries' places"
+    content = check(sampling, runs, pair, positive, latent(2, 14, 10), None, (7, 5), "self", map_resolution="8")
+    assert content.maps.shape == (STEPS, 2, 2, 35, 7, 5), "K keys, laid out over the queries' places"
     assert (content.maps.float().sum(dim=3) - 1).abs().max() < 1e-2, "each place looks somewhere"
 
 
@@ -214,9 +214,9 @@ def test_shapes_of_latents(sampling, runs, height, width, half):
 
 
 def test_auto_is_the_layer_of_self_attention_injection(sampling, runs):
-    """32 x 20 latents: layers of 640 and 160 tokens."""
+    """20 x 14 latents: layers of 280 and 70 tokens."""
     positive, pair = sampling.pair(SWAP)
-    check(sampling, runs, pair, positive, latent(1, 32, 20), [one_word_each(SOURCE), one_word_each(SWAP)], (16, 10))
+    check(sampling, runs, pair, positive, latent(1, 20, 14), [one_word_each(SOURCE), one_word_each(SWAP)], (10, 7))
 
 
 def test_guidance_one(sampling, runs):
@@ -283,7 +283,7 @@ def test_word_without_end_and_padding(sampling):
 
 def edited_maps(sampling, pair, positive, model, row_edits, maps, attention="cross", image=None):
     """(our samples, our float sums' run, the oracle's maps by step) of an edited run."""
-    image = image or latent(2, 16, 12)
+    image = image or latent(2, 12, 8)
     model, kept = record(sampling, pair, model, attention=attention, maps=maps)
     samples = sampling.ksampler(model, positive, image, steps=STEPS)
     seen: list[Seen] = []
@@ -326,7 +326,7 @@ def test_maps_of_edited_rows(sampling, runs, edited, branch):
     """own: M*, the edited row's; injected: M[0] A g + M* (1 - g); both on the edited run's own trajectory."""
     content, seen = edited_maps(sampling, edited[1], edited[0], edited[2], ROW_EDITS, branch)
     positions = [one_word_each(text) for text in (SOURCE, SWAP, PHRASE)]
-    grid = (16, 12)
+    grid = (12, 8)
     for part in range(STEPS):
         probs = average(seen, "cross", grid, [part])  # (B R, Q, L)
         if branch == "injected":

@@ -22,7 +22,7 @@ from sampling import (
     of_rows,
     relative_error,
 )
-from small_models import sd15
+from small_models import ONE_STAGE, sd15
 
 sys.path.append(str(PACK / "tests" / "bench"))
 import samplers as bench_of_samplers  # noqa: E402
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def sampling(run_node):
-    return Sampling(run_node, *sd15())
+    return Sampling(run_node, *sd15(**ONE_STAGE))
 
 
 @pytest.fixture(scope="module")
