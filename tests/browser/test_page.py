@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from tools.comfy_server import PACK, ROOT
-from tools.the_page import WORKFLOWS, open_workflow, queued, read, screenshot, use_renderer
+from tools.the_page import WORKFLOWS, open_workflow, read, screenshot, use_renderer
 from tools.workflow_api import api_form, prompt_pair
 
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
@@ -44,22 +44,6 @@ def test_every_node_has_a_help_page(server):
     assert ours
     for name in ours:
         assert server.get(f"/extensions/{PACK}/docs/{name}.md").strip(), name
-
-
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_workflow_opens_whole_and_its_api_form_is_kept_beside_it(page, path):
-    open_workflow(page, path)
-    screenshot(page, path.stem)
-    missing = page.evaluate(
-        "window.app.graph.nodes.filter(n => n.has_errors || !(n.type in LiteGraph.registered_node_types))"
-        ".map(n => n.type)"
-    )
-    assert missing == []
-    assert page.locator(".p-toast-message").all_inner_texts() == []  # the page's warnings about a workflow
-    assert page.locator(".p-dialog").count() == 0
-    assert page.evaluate("window.app.graph.nodes.length") == len(read(path)["nodes"])
-    assert queued(page) == api_form(path.stem), "run: python dev.py workflow-api"
-    assert page.complaints == []
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -22,6 +22,19 @@ DRAWN_AS_IT_IS = """n => {
     return before.every((value, i) => value === after[i]);
 }"""
 
+NOT_WHOLE = """() => app.graph.nodes.filter(n => n.has_errors || !(n.type in LiteGraph.registered_node_types))
+    .map(n => n.type)"""
+# Pairs of nodes of which one lies on the other, as they are drawn.
+OVERLAPS = """() => {
+    const boxes = app.graph.nodes.map(n => {
+        const element = document.querySelector(`[data-node-id="${n.id}"]`);
+        const height = element ? element.offsetHeight - 30 : n.size[1];
+        return [n.type, n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + height];
+    });
+    return boxes.flatMap((a, i) => boxes.slice(0, i)
+        .filter(b => a[1] < b[3] && b[1] < a[3] && a[2] < b[4] && b[2] < a[4]).map(b => [a[0], b[0]]));
+}"""
+
 
 def workflow(name):
     return ROOT / "workflows" / f"{name}.json"
@@ -110,42 +123,31 @@ def contrast(a, b):
 # ------------------------------------------------------------------------------------------------------ nothing breaks
 
 
-def test_views_are_there_once_and_save_nothing(page, renderer):
-    """Every workflow keeps its values and its API form, and each node has at most one view."""
+def test_every_workflow_opens_whole(page, renderer):
+    """Nothing is missing, every value and the API form are kept, each node has its view once, and no two overlap."""
     for path in WORKFLOWS:
         open_workflow(page, path)
+        page.wait_for_selector(".p2p-pair:not(.p2p-pending) .p2p-chip", state="attached")
+        page.wait_for_timeout(300)  # the views take the room that they need
         saved = {each["id"]: each.get("widgets_values") or [] for each in read(path)["nodes"]}
         now = page.evaluate("app.graph.serialize().nodes.map(n => [n.id, n.widgets_values ?? []])")
         assert {number: values for number, values in now} == saved, path.stem
-        assert queued(page) == api_form(path.stem), path.stem
+        assert queued(page) == api_form(path.stem), f"{path.stem}: run python dev.py workflow-api"
+        assert page.evaluate(NOT_WHOLE) == [], path.stem
+        assert page.locator(".p-toast-message").all_inner_texts() == [], path.stem  # the page's warnings
+        assert page.locator(".p-dialog").count() == 0, path.stem
         views = page.evaluate(
             "app.graph.nodes.map(n => [n.type, n.widgets?.filter(w => w.name === 'p2p_view').length])"
         )
-        assert all((count or 0) <= 1 for _, count in views)
+        assert all((count or 0) <= 1 for _, count in views), path.stem
         pairs = {kind: count for kind, count in views if kind in ("P2PPromptPair", "P2PPairFromConditioning")}
-        assert pairs and set(pairs.values()) == {1}
+        assert pairs and set(pairs.values()) == {1}, path.stem
+        assert page.evaluate(OVERLAPS) == [], path.stem
     once = page.evaluate(
         "[app.extensions.filter(e => e.name.startsWith('prompt_to_prompt')).length,"
         "document.querySelectorAll('link[href*=\"p2p.css\"]').length]"
     )
     assert once == [1, 1]
-
-
-def test_no_view_makes_nodes_overlap(page, renderer):
-    """The views need room; the saved workflows have it."""
-    for path in WORKFLOWS:
-        open_workflow(page, path)
-        page.wait_for_selector(".p2p-pair:not(.p2p-pending) .p2p-chip", state="attached")
-        page.wait_for_timeout(300)
-        overlaps = page.evaluate(
-            """() => { const boxes = app.graph.nodes.map(n => {
-                const element = document.querySelector(`[data-node-id="${n.id}"]`);
-                const height = element ? element.offsetHeight - 30 : n.size[1];
-                return [n.type, n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + height] });
-            return boxes.flatMap((a, i) => boxes.slice(0, i).filter(b =>
-                a[1] < b[3] && b[1] < a[3] && a[2] < b[4] && b[2] < a[4]).map(b => [a[0], b[0]])) }"""
-        )
-        assert overlaps == [], path.stem
 
 
 # ------------------------------------------------------------------------------------------------------ the prompt pair
