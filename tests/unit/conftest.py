@@ -14,8 +14,8 @@ os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".host" / "hypo
 
 from hypothesis import Phase, settings  # noqa: E402
 
-from p2p_attention.letters import is_unspaced  # noqa: E402
-from p2p_attention.prompt import Piece, Prompt, PromptPair, Word, _byte_of_letter, build_prompt  # noqa: E402
+from p2p_attention.letters import bytes_of_letters, is_unspaced  # noqa: E402
+from p2p_attention.prompt import Piece, Prompt, PromptPair, Word, build_prompt  # noqa: E402
 
 # The same examples in every run. Explaining a failure takes longer than all the tests.
 settings.register_profile(
@@ -24,7 +24,7 @@ settings.register_profile(
 settings.load_profile("unit")
 
 START = Piece(0, "<start>", 0)
-LETTER_OF_BYTE = {byte: letter for letter, byte in _byte_of_letter().items()}
+LETTER_OF_BYTE = {byte: letter for letter, byte in bytes_of_letters().items()}
 END = Piece(1, "<end>", 0)  # CLIP pads with it, too
 
 

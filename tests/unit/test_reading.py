@@ -28,7 +28,8 @@ def test_letters_read(text, read):
     letters = letters_read(text)
     assert "".join(letter.text for letter in letters) == read
     assert all(text[letter.end - 1] == letter.text for letter in letters)
-    assert "".join(letter.text for letter in letters_read(text, weights=False)) == text
+    unweighted = text.replace("\\(", "(").replace("\\)", ")")  # the host's tokenizers take the signs off in any case
+    assert "".join(letter.text for letter in letters_read(text, weights=False)) == unweighted
 
 
 @pytest.mark.parametrize(
