@@ -10,7 +10,7 @@ from tools.comfy_server import ROOT
 from tools.the_page import PATIENCE_MS, WORKFLOWS, open_workflow, queued, read, screenshot, use_renderer
 from tools.workflow_api import api_form
 
-CHANGED = 10_000  # ms, in which the page has shown a change
+CHANGED = 30_000  # ms, in which the page has shown a change
 # Whether the classic canvas shows a node as a fresh drawing of it does.
 DRAWN_AS_IT_IS = """n => {
     const { canvas, ds } = app.canvas;

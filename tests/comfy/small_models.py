@@ -68,14 +68,14 @@ def _clip(model_class, tokenizer_class, names: list[str]):
     return clip
 
 
-def sd15(**unet):
+def sd15(heads=4, **unet):
     """(model, clip): eps prediction, convolutions around the transformer. ``unet`` changes its size."""
     import comfy.model_base
     import comfy.sd1_clip
     import comfy.supported_models
 
     config = comfy.supported_models.SD15({**UNET, "context_dim": 32, **unet})
-    config.unet_config["num_heads"] = 2  # 8 in the real one
+    config.unet_config["num_heads"] = heads  # 8 in the real one
     model = comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType.EPS)
     return _patcher(model), _clip(comfy.sd1_clip.SD1ClipModel, comfy.sd1_clip.SD1Tokenizer, ["l"])
 
@@ -175,7 +175,7 @@ def instruct_pix2pix():
     import comfy.supported_models
 
     config = comfy.supported_models.SD15_instructpix2pix({**UNET, "context_dim": 32, "in_channels": 8})
-    config.unet_config["num_heads"] = 2
+    config.unet_config["num_heads"] = 4
     model = comfy.model_base.SD15_instructpix2pix(config)
     return _patcher(model), _clip(comfy.sd1_clip.SD1ClipModel, comfy.sd1_clip.SD1Tokenizer, ["l"])
 

@@ -180,7 +180,7 @@ def control(sampling):
 
 @pytest.mark.parametrize("node", ["ControlNetApplyAdvanced", "ControlNetApply"])
 def test_control_net_before_is_control_net_behind(sampling, run_node, pair_up, control, node):
-    hint = torch.rand(1, 160, 96, 3, generator=torch.manual_seed(5))
+    hint = torch.rand(1, 96, 48, 3, generator=torch.manual_seed(5))
     negative = sampling.encode()
 
     def controlled(positive):
@@ -207,7 +207,7 @@ def test_control_net_before_is_control_net_behind(sampling, run_node, pair_up, c
 
 def test_hints_for_each_row(sampling, run_node, pair_up, control):
     """Source and edit may follow hints of their own: a batch of them, applied behind the node."""
-    hints = torch.rand(2, 160, 96, 3, generator=torch.manual_seed(5))
+    hints = torch.rand(2, 96, 48, 3, generator=torch.manual_seed(5))
 
     def controlled(positive, image):
         return run_node(
@@ -250,9 +250,9 @@ def test_one_text_in_several_parts(sampling, run_node, pair_up):
     def halves(text):
         return [
             entry
-            for x in (0, 48)
+            for x in (0, 16)
             for entry in run_node(
-                "ConditioningSetArea", conditioning=sampling.encode(text), width=64, height=160, x=x, y=0, strength=1.0
+                "ConditioningSetArea", conditioning=sampling.encode(text), width=32, height=96, x=x, y=0, strength=1.0
             )[0]
         ]  # fmt: skip
 

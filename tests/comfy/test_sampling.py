@@ -115,9 +115,9 @@ def test_two_pairs_each_with_its_own_edit(sampling, run_node):
 
 def test_in_an_area_and_under_a_mask(sampling, run_node):
     conditioning, pair = sampling.pair(SWAP)
-    mask = torch.zeros(1, 160, 96)
-    mask[:, :80] = 1.0
-    (area,) = run_node("ConditioningSetArea", conditioning=conditioning, width=96, height=80, x=0, y=0, strength=1.0)
+    mask = torch.zeros(1, 96, 48)
+    mask[:, :48] = 1.0
+    (area,) = run_node("ConditioningSetArea", conditioning=conditioning, width=48, height=48, x=0, y=0, strength=1.0)
     (masked,) = run_node(
         "ConditioningSetMask", conditioning=conditioning, mask=mask, strength=1.0, set_cond_area="default"
     )
