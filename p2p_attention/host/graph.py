@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .notices import server
@@ -14,18 +14,44 @@ OWN = "P2P"  # begins the ids of our nodes
 
 def upstream(prompt_id: str, node: str) -> Iterator[str]:
     """The nodes whose outputs lead to a node of a prompt that is executing; none where it is not known."""
+    for graph in _executing(prompt_id):
+        yield from _upstream(graph, node)
+
+
+def works_on_pictures(prompt_id: str, node: str) -> bool:
+    """Whether an executing node is known to be given pictures, and to give pictures and no latents."""
+    for graph in (each for each in _executing(prompt_id) if node in each):
+        given = [type_of(graph[origin].get("class_type", ""), output) for origin, output in _links(graph, graph[node])]
+        made = types_given(graph[node].get("class_type", ""))
+        return "IMAGE" in given and "IMAGE" in made and "LATENT" not in made
+    return False
+
+
+def type_of(class_type: str, output: int) -> str | None:
+    """What an output of a class of nodes gives; None where the host does not know it."""
+    types = types_given(class_type)
+    return types[output] if isinstance(output, int) and output < len(types) else None
+
+
+def types_given(class_type: str) -> tuple[str, ...]:
+    """What nodes of a class give, output by output; nothing where the host does not know the class."""
+    import nodes  # the host's, which is whole only after all packs were loaded
+
+    return tuple(getattr(nodes.NODE_CLASS_MAPPINGS.get(class_type), "RETURN_TYPES", None) or ())
+
+
+def _executing(prompt_id: str) -> Iterator[Graph]:
     queue = getattr(server(), "prompt_queue", None)
     for item in list(getattr(queue, "currently_running", {}).values()):
         if item[1] == prompt_id:
-            yield from _upstream(item[2], node)
+            yield item[2]
 
 
-def pairs_without_nodes(graph: Graph, type_of: Callable[[str, int], str | None]) -> list[str]:
+def pairs_without_nodes(graph: Graph) -> list[str]:
     """Pair nodes whose conditioning goes to a sampler with a model that no P2P node has touched.
 
     Args:
         graph: what is to be executed.
-        type_of: (class of a node, number of an output) -> its type.
     """
 
     def kind(link: tuple[str, int]) -> str | None:

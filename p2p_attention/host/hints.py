@@ -12,7 +12,8 @@ from ..conditionings import PAIR_KEY
 from ..edit import Edit
 from ..invert import Inversion
 from ..prompt import PromptPair, quoted
-from .notices import say
+from .graph import works_on_pictures
+from .notices import place, say
 from .results import Origin, is_empty
 
 FULL_NOISE = 0.9  # of the model's time; schedules of few steps do not begin at the very top
@@ -54,18 +55,27 @@ def say_that_the_way_up_is_not_edited() -> None:
     )
 
 
-def say_what_becomes_of_latents(latents_are: Origin, count: int, rows: int, taken_as_second_pass: bool) -> None:
+def say_what_becomes_of_latents(
+    latents_are: Origin, latents: torch.Tensor, rows: int, taken_as_second_pass: bool
+) -> None:
+    count, here = len(latents), place()
     if taken_as_second_pass:
         say(
             f"these {count} latents are source and edits of an earlier run, and are sampled on as they are, as with "
             "P2P Second Pass.",
             logging.INFO,
         )
-    elif latents_are == "part":
+    elif latents_are in ("picked", "part"):
         say(
             f"these {count} latents come from a run of source and edits, and each of them becomes source and edits "
             f"once more, {count * rows} in all. Connect the model from before the P2P nodes, or hand on all that the "
             f"first sampler made ({PAGE} has a recipe for each kind of node)."
+        )
+    elif here is not None and works_on_pictures(here.prompt, here.node) and not is_empty(latents):
+        say(
+            f"in this node {count} latents become source and edits, {count * rows} in all. If it wants as many back "
+            "as it began with (a detailer, an upscaler), connect the model from before the P2P nodes, or all pictures "
+            f"of a sampler before it ({PAGE} has a recipe for each kind of node)."
         )
 
 

@@ -29,7 +29,7 @@ def _look(asked: dict[str, Any]) -> dict[str, Any]:
     graph = asked.get("prompt")
     if isinstance(graph, dict) and all(isinstance(node, dict) for node in graph.values()):
         clear()
-        unused = pairs_without_nodes(graph, _type_of)
+        unused = pairs_without_nodes(graph)
         for pair in unused:
             if pair not in _told:
                 logging.warning(f"Prompt-to-Prompt: {UNUSED}")
@@ -37,10 +37,3 @@ def _look(asked: dict[str, Any]) -> dict[str, Any]:
         _told.clear()
         _told.update(unused)
     return asked
-
-
-def _type_of(class_type: str, output: int) -> str | None:
-    import nodes  # the host's, which is whole only after all packs were loaded
-
-    types = getattr(nodes.NODE_CLASS_MAPPINGS.get(class_type), "RETURN_TYPES", None) or ()
-    return types[output] if isinstance(output, int) and output < len(types) else None

@@ -12,6 +12,10 @@ from ..guidance import Proximal
 from ..invert import Inversion, same_level, summary
 from ..prompt import PromptPair, quoted
 from ..second_pass import Continuation
+from .graph import works_on_pictures
+from .hints import PAGE
+from .notices import place
+from .results import Origin
 
 NULL_TEXT_KEY = "p2p_null_text"  # marks a negative with the guidance and noise levels it was optimised for
 
@@ -116,6 +120,18 @@ def require_one_beginning(second_passes: Sequence[Continuation], inversions: Seq
             "Wanted one beginning for the run, got P2P Second Pass, which goes on from a sampler's result, and "
             "P2P DDIM Invert, which starts at a picture's noise. Connect the model from before P2P DDIM Invert to "
             "P2P Second Pass."
+        )
+
+
+def require_all_of_a_result(latents_are: Origin, count: int, rows: int) -> None:
+    """A node that makes pictures of pictures puts what it sampled back in their places: as many as went in."""
+    here = place()
+    if latents_are == "part" and here is not None and works_on_pictures(here.prompt, here.node):
+        raise ValueError(
+            "Wanted the model from before the P2P nodes, or all that the first sampler made, in a node that samples "
+            f"parts of pictures, got an edited model and {count} of these latents, of which {count * rows} would come "
+            "back. For a detailer connect that model, and CLIP Text Encode of what the detail shows; for an upscaler "
+            f"all pictures of the first sampler, and P2P Second Pass ({PAGE} has a recipe for each kind of node)."
         )
 
 

@@ -32,7 +32,7 @@ class _Result:
     """Looks are (rows, C LOOK LOOK), normalised."""
 
     looks: numpy.ndarray
-    began: numpy.ndarray | None  # of the latents that the run was given, where they were no result
+    began: numpy.ndarray | None  # of the latents that the run was given, where no run made them
     place: Place | None
 
 
@@ -40,7 +40,7 @@ class _Result:
 # one does, so results have to outlive the prompt that made them.
 _results: WeakKeyDictionary[PromptPair, deque[_Result]] = WeakKeyDictionary()
 
-Origin = Literal["result", "part", "none"]
+Origin = Literal["result", "picked", "part", "none"]
 
 
 def remember_result(pair: PromptPair, samples: torch.Tensor, began: torch.Tensor | None) -> None:
@@ -48,7 +48,7 @@ def remember_result(pair: PromptPair, samples: torch.Tensor, began: torch.Tensor
 
     Args:
         samples: (B R, C, H, W), as the run gives them.
-        began: (B, C, H, W), the latents that it was given; None where these were a result.
+        began: (B, C, H, W), the latents that it was given; None where an earlier run had made them, or a part of them.
     """
     result = _Result(_looks(samples), None if began is None else _looks(began), place())
     _results.setdefault(pair, deque(maxlen=KEPT)).append(result)
@@ -63,27 +63,25 @@ def origin(pairs: Iterable[PromptPair], noises: int, latents: torch.Tensor) -> O
         latents: (N, C, H, W), to begin with.
 
     Returns:
-        "result": all rows of an earlier run's pictures, or the same part of each; "part": some of them; "none": new.
+        "result": all rows of an earlier run's pictures, or the same part of each; "picked": some of the rows, whole;
+        "part": what else was made of them (crops, tiles of some); "none": new.
     """
     pairs = set(pairs)
     if noises != len(latents) and any(noises * pair.rows == len(latents) for pair in pairs):
         return "result"  # the latent still says which noise each picture has, and only a run of ours adds rows to it
     if is_empty(latents):
         return "none"
-    found: Origin = "none"
     looks, here = _looks(latents), place()
     earlier = [result for pair in pairs for result in _results.get(pair, ())]
     if any(each.began is not None and _alike(looks, each.began, SAME_LATENTS) for each in earlier):
         return "none"  # an earlier run began with them, too
-    before = set() if here is None else set(upstream(here.prompt, here.node))
-    for result in earlier:
-        whole = len(result.looks) == len(looks)
-        comes_from_it = result.place is not None and (result.place == here or result.place.node in before)
-        if whole and (comes_from_it or _alike(looks, result.looks, ALIKE)):
-            return "result"
-        if comes_from_it or (_correlation(looks, result.looks).max(axis=1) > PICKED).all():
-            found = "part"
-    return found
+    nodes = set() if here is None else set(upstream(here.prompt, here.node))
+    before = [each for each in earlier if each.place is not None and (each.place == here or each.place.node in nodes)]
+    if any(len(each.looks) == len(looks) and (each in before or _alike(looks, each.looks, ALIKE)) for each in earlier):
+        return "result"
+    if any((_correlation(looks, each.looks).max(axis=1) > PICKED).all() for each in before or earlier):
+        return "picked"
+    return "part" if before else "none"
 
 
 def is_empty(latents: torch.Tensor) -> bool:

@@ -44,6 +44,7 @@ from .refusals import (
     forget_zeroed_pairs,
     pairs_of_conditionings,
     refuse_context_windows,
+    require_all_of_a_result,
     require_one_beginning,
     require_optimised_for,
     require_plain_guidance,
@@ -110,7 +111,9 @@ def _run(
                 source_alone(cond)
         return sample(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
     second_pass = bool(second_passes) or (latents_are == "result" and not inversions)
-    say_what_becomes_of_latents(latents_are, len(latent_image), rows, second_pass and not second_passes)
+    if rows > 1 and not second_passes:
+        require_all_of_a_result(latents_are, len(latent_image), rows)
+        say_what_becomes_of_latents(latents_are, latent_image, rows, second_pass)
     refuse_context_windows(guider.model_options)
     require_plain_guidance(guider, guidances)
     require_optimised_for(guider, sigmas.tolist())
@@ -141,7 +144,7 @@ def _run(
     _look_at_the_loaded_model(family, guider.model_options)
     if denoise_mask is not None:
         denoise_mask = mask_for_rows(denoise_mask, latent_image.shape, pictures, rows, second_pass)
-    began = None if second_pass else latent_image
+    began = latent_image if latents_are == "none" and not second_pass else None
     if inversion is not None:
         latent_image = inversions[0].image.to(latent_image)
         noise = noise_to_start(inversion.start, latent_image, sigmas, sampler, patcher)

@@ -4,7 +4,7 @@ Whatever the host lists is measured: the names of KSampler, every node that give
 option of its choices in turn), and the nodes that change guidance. Two pictures, two edits each, P2P Attention
 Replace on one and P2P Attention Refine on the other.
 
-    python dev.py bench samplers        writes web/docs/samplers.md
+    python dev.py bench samplers        writes web/docs/samplers.md (with COMFYUI=, a newer host: what that one adds)
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ PAGE = real_host.PACK / "web" / "docs" / "samplers.md"
 STEPS, SEEDS, SIZE = 3, 2, 8
 ROUNDING = 2e-4  # float32, through all steps; an edit that leaks is off by 1e-2 and more
 SECTIONS = ("Samplers", "Schedulers", "Sampler nodes", "Guiders", "Nodes that change guidance")
+MEASURED, NEWER = "0.3.75", "0.33.0"  # hosts of the page
+ADDED = f"What ComfyUI {NEWER} adds"
 
 # Inputs that are not found by going through the options of each choice.
 ALSO = {
@@ -74,6 +76,7 @@ ADAPTIVE = (
     "end in a prediction, so the blend is completed on the result."
 )
 WHOLE_BATCH = "takes one {} over the whole batch, in which the edits have a part (as other seeds have without us)."
+VIDEOS = "is for videos, and fails with pictures, without any edit as well."
 ONE_PICTURE = "fails with more than one picture in a batch, without any edit as well."
 # Why a row is approximate or refused: one sentence each.
 WHY = {
@@ -85,6 +88,7 @@ WHY = {
     "PerpNegGuider": WHOLE_BATCH.format("projection"),
     "PerpNeg": WHOLE_BATCH.format("projection"),
     "Mahiro": WHOLE_BATCH.format("similarity"),
+    "SamplerARVideo": VIDEOS,
     "RenormCFG": ONE_PICTURE,
     "TemporalScoreRescaling": ONE_PICTURE,
 }
@@ -315,9 +319,12 @@ Largest differences, in parts of the picture's standard deviation:
 * *outside the blend*: an edit outside of its mask, and the source
 * *before the end*: the same, before the result is composited once more
 
-Below {rounding:.0e} a difference is rounding. What is more, fails or is refused is explained under its table. A
-sampler that is not listed here shares its noise as well, as long as it draws it with PyTorch for the whole batch. Where
-it does not, the log says so after the first steps.
+Below {rounding:.0e} a difference is rounding. What is more, fails or is refused is explained under its table. The last
+table is of what ComfyUI {newer} has beside these, measured there; what both have is of the same kind in both.
+
+A sampler that is not listed here shares its noise as well, as long as it draws it with PyTorch for the whole batch.
+Where it does not, the node and the log say so after the first steps, unless that noise is little beside what the edits
+differ by, or there is a noise mask.
 """
 COLUMNS = ("source, same batch", "source, alone", "same prompt", "outside the blend", "before the end")
 # Comparisons in which the same numbers go the same way, so that not even rounding may differ; as columns.
@@ -353,11 +360,8 @@ def needs_explanation(row: list[str]) -> bool:
 
 def write(rows: dict[tuple[str, str], list[str]]) -> str:
     """The page."""
-    import comfyui_version
-
-    version = comfyui_version.__version__
-    text = [HEAD.format(version=version, seeds=SEEDS, steps=STEPS, rounding=ROUNDING)]
-    for section in SECTIONS:
+    text = [HEAD.format(version=MEASURED, newer=NEWER, seeds=SEEDS, steps=STEPS, rounding=ROUNDING)]
+    for section in (*SECTIONS, ADDED):
         names = [name for of, name in rows if of == section]
         text += [f"## {section}\n", f"| | {' | '.join(COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
         text += [f"| `{name}` | {' | '.join(rows[section, name])} |" for name in names]
@@ -380,17 +384,30 @@ def read(page: str) -> dict[tuple[str, str], list[str]]:
     return rows
 
 
+def place(page: dict[tuple[str, str], list[str]], way: Way) -> tuple[str, str]:
+    """Where a way stands in the page, or would stand."""
+    return (way.section, way.name) if (way.section, way.name) in page else (ADDED, way.name)
+
+
 def main() -> None:
+    import comfyui_version
     from small_models import ONE_STAGE, sd15
 
+    version, page = comfyui_version.__version__, read(PAGE.read_text(encoding="utf-8"))
+    if version not in (MEASURED, NEWER):
+        raise SystemExit(f"Wanted ComfyUI {MEASURED} or {NEWER}, which the page is of, got {version}.")
     torch.set_num_threads(1)
     host = real_host.load_pack()
     sampling = Sampling(lambda node_id, **inputs: real_host.run_node(host.node(node_id), **inputs), *sd15(**ONE_STAGE))
-    bench, rows = Bench(host, sampling), {}
+    bench, newer = Bench(host, sampling), version == NEWER
+    rows = {key: row for key, row in page.items() if (key[0] == ADDED) != newer}  # those of the other host
     for way in ways(sampling):
-        rows[way.section, way.name] = cells(bench.measure(way))
-        print(f"{way.section}: {way.name}: {', '.join(rows[way.section, way.name])}", flush=True)
-        if needs_explanation(rows[way.section, way.name]) and not why(way.name):
+        if newer and (way.section, way.name) in rows:
+            continue
+        key = (ADDED if newer else way.section, way.name)
+        rows[key] = cells(bench.measure(way))
+        print(f"{way.section}: {way.name}: {', '.join(rows[key])}", flush=True)
+        if needs_explanation(rows[key]) and not why(way.name):
             print(f"  {way.name} has no explanation in WHY yet")
     PAGE.write_text(write(rows), encoding="utf-8")
     print(f"written: {PAGE}")

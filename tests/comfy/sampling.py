@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest import mock
@@ -78,6 +79,13 @@ def latent(seeds=1, height=12, width=6):
 
 def relative_error(got, wanted):
     return float((got - wanted).abs().max() / wanted.std())
+
+
+def host_prepares_masks():
+    """Whether a noise mask is as many as the latents, and in their size, before anybody is asked (after 0.3.75)."""
+    import comfy.samplers
+
+    return "prepare_mask" in inspect.getsource(comfy.samplers.CFGGuider.sample)
 
 
 def of_rows(image, rows):

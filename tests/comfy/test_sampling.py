@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sampling import CFG, DEFAULTS, NO_WINDOW, PHRASE, SOURCE, STEPS, SWAP, Sampling, latent, relative_error
+from sampling import (
+    CFG,
+    DEFAULTS,
+    NO_WINDOW,
+    PHRASE,
+    SOURCE,
+    STEPS,
+    SWAP,
+    Sampling,
+    host_prepares_masks,
+    latent,
+    relative_error,
+)
 from small_models import sd15
 
 FLOAT32 = 1e-3  # the same sum in another order, through all steps; an edit that differs is off by far more
@@ -218,6 +230,8 @@ def test_image_to_image_and_a_mask_per_seed(sampling):
 
 
 def test_a_noise_mask_for_each_row(sampling):
+    if host_prepares_masks():
+        pytest.skip("this host keeps as many masks as latents: rows have their own in a second pass alone")
     image = {"samples": torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))}
     image["noise_mask"] = torch.zeros(4, 1, 8, 8)
     for row in range(4):
@@ -235,6 +249,9 @@ def test_a_mask_that_the_host_has_prepared(sampling, masks):
     """Newer hosts bring a mask into the latents' shape before anybody's wrapper around the run sees it."""
     from comfy.patcher_extension import WrappersMP
     from comfy.sampler_helpers import prepare_mask
+
+    if host_prepares_masks():
+        pytest.skip("this host does so itself, see the test of a mask per seed")
 
     def prepared(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
         shapes.append(denoise_mask.shape)

@@ -5,7 +5,6 @@ Whatever a node does around its samplers: a picture that goes in is one source a
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 import uuid
@@ -13,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sampling import NO_WINDOW, PHRASE, SOURCE, STEPS, SWAP, Sampling, latent, relative_error
+from sampling import NO_WINDOW, PHRASE, SOURCE, STEPS, SWAP, Sampling, host_prepares_masks, latent, relative_error
 from small_models import sd15
 from stand_ins import (
     Sampler,
@@ -88,9 +87,7 @@ def halves(count):
 @pytest.mark.parametrize("pictures", [2, 3])
 def test_noise_masks_of_a_second_pass(sampling, two, pictures, masks, newer):
     """As many as pictures: all rows of a picture have its own. As many as rows of a picture: those, for each."""
-    import comfy.samplers
-
-    if newer and "prepare_mask" in inspect.getsource(comfy.samplers.CFGGuider.sample):
+    if newer and host_prepares_masks():
         pytest.skip("this host hands them over so itself")
     conditioning, pair = two
     rows, batch = pair.rows, pictures * pair.rows
@@ -270,13 +267,13 @@ def test_an_iterative_upscaler(sampling, one):
 
 @pytest.fixture
 def as_a_node(host, monkeypatch):
-    """What runs within is a node of a prompt that is executing: (its id, the prompt's links)."""
+    """What runs within is a node of a prompt that is executing: (its id, the prompt's links, its class)."""
     import comfy_execution.utils
 
-    prompt_id = str(uuid.uuid4())
-
-    def enter(node, prompt):
-        graph = {name: {"class_type": "any", "inputs": inputs} for name, inputs in prompt.items()}
+    def enter(node, prompt, kind="any"):
+        prompt_id = str(uuid.uuid4())
+        graph = {name: {"class_type": CLASSES.get(name, "any"), "inputs": inputs} for name, inputs in prompt.items()}
+        graph[node]["class_type"] = kind
         running = {0: (0, prompt_id, graph, {}, [])}
         instance = SimpleNamespace(
             prompt_queue=SimpleNamespace(currently_running=running),
@@ -289,12 +286,14 @@ def as_a_node(host, monkeypatch):
     return enter
 
 
+CLASSES = {"decode": "VAEDecode", "photos": "LoadImage"}
+OF_PICTURES = "ImageScale"  # is given pictures and gives pictures, as detailers and upscalers
 GRAPH = {
     "sampler": {"latent_image": ["empty", 0]},
     "decode": {"samples": ["sampler", 0]},
     "up": {"image": ["decode", 0]},
 }
-APART = {"sampler": {"latent_image": ["empty", 0]}, "up": {"image": ["photos", 0]}}
+APART = {"sampler": {"latent_image": ["empty", 0]}, "photos": {}, "up": {"image": ["photos", 0]}}
 
 
 def test_an_upscaler_by_tiles(sampling, two, as_a_node):
@@ -315,10 +314,14 @@ def test_an_upscaler_by_tiles_of_other_pictures(sampling, one, as_a_node):
     with as_a_node("sampler", APART)[0]:
         sampling.ksampler(model, conditioning, empty())
     photos = torch.randn(2, 4, *SIZE, generator=torch.Generator().manual_seed(5))
-    node = as_a_node("up", APART)[0]
+    node, texts = as_a_node("up", APART, OF_PICTURES)
     with node, pytest.raises(IndexError):  # as many results as pictures, which only P2P Second Pass gives
         upscaler(sampler(sampling, model, conditioning), photos)
-    assert upscaler(sampler(sampling, second(sampling, pair, model), conditioning), photos).shape[0] == 2
+    assert [name for name, _ in texts] == ["up"] and "in this node 2 latents become source and edits, 4" in texts[0][1]
+    node, texts = as_a_node("up", APART, OF_PICTURES)
+    with node:
+        assert len(upscaler(sampler(sampling, second(sampling, pair, model), conditioning), photos)) == 2
+    assert texts == []
 
 
 def test_a_detailer_says_what_to_connect(sampling, one, as_a_node, caplog):
@@ -326,11 +329,26 @@ def test_a_detailer_says_what_to_connect(sampling, one, as_a_node, caplog):
     model = sampling.edit(pair)
     with as_a_node("sampler", GRAPH)[0]:
         made = sampling.ksampler(model, conditioning, empty())
-    node, texts = as_a_node("up", GRAPH)
-    with node, caplog.at_level(logging.WARNING), pytest.raises(RuntimeError):
+    for queued in (1, 2):
+        node, texts = as_a_node("up", GRAPH)
+        with node, caplog.at_level(logging.WARNING), pytest.raises(RuntimeError):
+            detailer(sampler(sampling, model, conditioning), made)
+        assert caplog.text.count("Connect the model from before the P2P nodes") == queued
+        assert [name for name, _ in texts] == ["up"] and "from before the P2P nodes" in texts[0][1]
+
+
+def test_a_detailer_is_refused_where_the_host_knows_that_it_works_on_pictures(sampling, one, as_a_node, caplog):
+    """Else it would fail on the number of pictures that come back. A picked picture may be meant."""
+    conditioning, pair = one
+    model = sampling.edit(pair)
+    with as_a_node("sampler", GRAPH)[0]:
+        made = sampling.ksampler(model, conditioning, empty())
+    with as_a_node("up", GRAPH, OF_PICTURES)[0], pytest.raises(ValueError, match="Wanted the model from before"):
         detailer(sampler(sampling, model, conditioning), made)
-    assert caplog.text.count("Connect the model from before the P2P nodes") == 1
-    assert [name for name, _ in texts] == ["up"] and "from before the P2P nodes" in texts[0][1]
+    node, texts = as_a_node("up", GRAPH, OF_PICTURES)
+    with node:
+        assert len(sampling.ksampler(model, conditioning, {"samples": made[:1]}, **AGAIN)) == pair.rows
+    assert "once more" in texts[0][1]
 
 
 def test_the_recipe_for_a_detailer(sampling, one):

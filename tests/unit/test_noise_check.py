@@ -44,8 +44,8 @@ class Watched:
         return denoised
 
 
-def ancestral(model, x, noise, eta=1.0):
-    for sigma, following in zip(SIGMAS[:-1], SIGMAS[1:], strict=True):
+def ancestral(model, x, noise, eta=1.0, sigmas=SIGMAS):
+    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
         up = eta * min(following, (following**2 * (sigma**2 - following**2) / sigma**2) ** 0.5)
         down = (following**2 - up**2) ** 0.5
         denoised = model(x, sigma)
@@ -100,11 +100,13 @@ def test_little_noise_is_told_too():
     assert any(model.found)
 
 
+@pytest.mark.parametrize("eta", [1.0, 0.5])
 @pytest.mark.parametrize("noise, told", [(shared, False), (OWN["row by row"], True)])
-def test_a_second_pass_begins_with_rows_that_differ(noise, told):
+def test_a_second_pass_begins_with_rows_that_differ(noise, told, eta):
+    """By more than what little noise it draws."""
     model = Watched()
     x = torch.randn(SEEDS * ROWS, *SHAPE)
-    ancestral(model, x + start() * 0.2, noise)
+    ancestral(model, x + start() * 0.2, noise, eta, SIGMAS[3:])
     assert any(model.found) is told and not model.found[0]
 
 
