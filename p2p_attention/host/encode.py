@@ -46,7 +46,7 @@ def encode_pair(clip: Any, source: str, target: str, alignment: str = "") -> tup
     if any(len(split_breaks(prompt.text)) > 1 for prompt in prompts):
         logging.warning(BREAK_IS_A_WORD)
     schedules = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt.text)) for prompt in prompts]
-    pair = _make_pair(clip, prompts, schedules[0][0][0], alignment)
+    pair = _make_pair(clip, prompts, [schedule[0] for schedule in schedules], alignment)
     return [stack_rows(rows, pair) for rows in zip(*schedules, strict=True)], pair
 
 
@@ -81,7 +81,7 @@ def pair_conditionings(
     prompts = _read_prompts(clip, source, target, _tokenize_parts)
     doubled = _encodes_twice_as_long(clip, prompts[0], source_conditioning)
     parts = parts_by_row(prompts, source_conditioning, target_conditioning, 2 if doubled else 1)
-    pair = _make_pair(clip, prompts, parts[0][0][0], alignment)
+    pair = _make_pair(clip, prompts, parts[0], alignment)
     return stack_parts(parts, pair), pair
 
 
@@ -99,8 +99,12 @@ def _read_prompts(clip: Any, source: str, target: str, read: Callable[[Any, str]
     return prompts
 
 
-def _make_pair(clip: Any, prompts: Sequence[Prompt], context: torch.Tensor, alignment: str) -> PromptPair:
+def _make_pair(clip: Any, prompts: Sequence[Prompt], rows: Sequence[list], alignment: str) -> PromptPair:
+    """The pair of prompts whose rows were encoded as ``rows``."""
     family = reader_of(clip)
+    context = rows[0][0]
+    longest = max(each.shape[1] for each, _ in rows)
+    encoded = longest if any(each.shape[1] != prompt.length for (each, _), prompt in zip(rows, prompts)) else 0
     pair = PromptPair(
         source=prompts[0],
         targets=tuple(prompts[1:]),
@@ -110,6 +114,7 @@ def _make_pair(clip: Any, prompts: Sequence[Prompt], context: torch.Tensor, alig
         doubled=not family.pads_texts and context.shape[1] == 2 * prompts[0].length,
         alignment=alignment,
         likeness=likeness_for(clip)(prompts),
+        encoded=encoded if family.pads_texts else 0,
     )
     check_alignment(pair)
     return pair

@@ -127,7 +127,7 @@ def _prompt(
     spans: Sequence[tuple[str, tuple[int, int]]],
 ) -> Prompt:
     specials: dict[str, list[int]] = {"starts": [], "ends": [], "padding": []}
-    words: list[list[tuple[int | str, int]]] = [[] for _ in spans]
+    words: list[list[tuple[int | str, int, Place]]] = [[] for _ in spans]
     for position, row in enumerate(rows):
         met = {roles[place] for place in row} or {"padding"}
         if len(met) > 1:
@@ -139,7 +139,7 @@ def _prompt(
         if isinstance(role, str):
             specials[role].append(position)
         else:
-            words[role].append((ids[row[0]], position))
+            words[role].append((ids[row[0]], position, row[0]))
     return Prompt(
         text,
         tuple(_word(*span, places) for span, places in zip(spans, words, strict=True) if places),
@@ -148,10 +148,15 @@ def _prompt(
     )
 
 
-def _word(text: str, span: tuple[int, int], places: Sequence[tuple[int | str, int]]) -> Word:
-    """A word from what it says, its characters in the prompt (start, end) and its (id, position)s."""
-    ids, positions = zip(*places, strict=True)
-    return Word(text, ids, positions, *span)
+def _word(text: str, span: tuple[int, int], pieces: Sequence[tuple[int | str, int, Place]]) -> Word:
+    """A word from what it says, its characters in the prompt (start, end) and its (id, position, token)s.
+
+    Where tokens do not go on, another encoder's rows of the word begin, or other rows of the same one's.
+    """
+    ids, positions, tokens = zip(*pieces, strict=True)
+    starts = [i for i in range(len(tokens)) if not i or tokens[i][0] != tokens[i - 1][0] or tokens[i] <= tokens[i - 1]]
+    parts = tuple(end - start for start, end in zip(starts, [*starts[1:], len(tokens)], strict=True))
+    return Word(text, ids, positions, *span, parts=parts if len(parts) > 1 else ())
 
 
 # ------------------------------------------------------------------------------------------------- asking the tokenizer

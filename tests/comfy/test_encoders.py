@@ -184,6 +184,19 @@ def test_sd3(read):
     assert (prompt.starts, prompt.ends, prompt.length) == ((0,), (8, 84), 154)
 
 
+@pytest.mark.parametrize("name", [each for each in ("sd3", "hidream") if each in available()])
+def test_an_encoders_positions_are_told_from_anothers(read, name):
+    """So that a swapped word takes over CLIP's maps for CLIP's positions, and T5's for T5's."""
+    prompt = read(made(name), "a cat, 3.5 mushrooms 🐈")
+    for word in prompt.words:
+        assert sum(word.places, ()) == word.positions and len(word.places) == {"sd3": 2, "hidream": 3}[name]
+        bounds = {"sd3": (77,), "hidream": (128, 255)}[name]
+        assert all(
+            {sum(position >= bound for bound in bounds) for position in part} == {i}
+            for i, part in enumerate(word.places)
+        )
+
+
 def test_sd3_in_several_chunks(read):
     prompt = read(made("sd3"), "cat " * 100)
     assert prompt.length == 2 * 77 + 101

@@ -26,8 +26,8 @@ NEGATIVE = "blurry dark thing of bad art"  # as many words as SOURCE: cond and u
 WINDOWS = {"cross_start": 0.0, "cross_end": 0.8, "self_start": 0.0, "self_end": 0.4}
 NEVER = {"cross_start": 0.0, "cross_end": 0.0, "self_start": 0.0, "self_end": 0.0}
 
-JOINT = tuple(name for name in SMALL if name not in ("hidream", "cosmos_predict2", "wan"))
-CROSS = ("cosmos_predict2", "wan")
+CROSS = ("cosmos_predict2", "anima", "wan")
+JOINT = tuple(name for name in SMALL if name not in CROSS)
 FAMILIES = [name for name in (*JOINT, *CROSS)]
 PLACED = [
     name for name in JOINT if name not in ("lumina2", "z_image", "flux2")
@@ -40,6 +40,8 @@ class Run:
     """One architecture: its model, pairs as its text encoder would make them, and runs of the stock sampler."""
 
     def __init__(self, name, host, run_node):
+        if not there_is(name):
+            pytest.skip("newer hosts have it")
         self.name, self.host, self.run_node = name, host, run_node
         self.model = small(name)
         self.prompts = host.module("p2p_attention.prompt")
@@ -51,8 +53,11 @@ class Run:
         def tokenize(text):
             return prompt_of(self.prompts, self.name, text.split()).words
 
-        pair = self.prompts.PromptPair(prompts[0], tuple(prompts[1:]), SMALL[self.name].width, tokenize, padded=True)
         rows = [list(row_of(self.name, words)) for words in texts]
+        encoded = max(context.shape[1] for context, _ in rows)
+        pair = self.prompts.PromptPair(
+            prompts[0], tuple(prompts[1:]), SMALL[self.name].width, tokenize, padded=True, encoded=encoded
+        )
         return [self.host.module("p2p_attention.conditionings").stack_rows(rows, pair)], pair
 
     def plain(self, text):
@@ -62,6 +67,21 @@ class Run:
     def edit(self, pair, node="P2PAttentionReplace", model=None, **inputs):
         return self.run_node(node, model=model or self.model, pair=pair, **(inputs or WINDOWS))[0]
 
+    def as_made(self, conditioning):
+        """With the rows that the model itself makes of them, each by itself; for a stock model."""
+        if not SMALL[self.name].made:
+            return conditioning
+        adapt, made = self.model.model.diffusion_model.preprocess_text_embeds, []
+        for context, extras in conditioning:
+            texts = extras["p2p_t5"]
+            rows = [
+                adapt(row[None, : text.length], text.ids[None], t5xxl_weights=text.weights[None, :, None])
+                for row, text in zip(context, texts, strict=True)
+            ]
+            extras = {key: value for key, value in extras.items() if not key.startswith(("p2p", "t5xxl"))}
+            made.append([torch.cat(rows), extras])
+        return made
+
     def sample(self, model, positive, seeds=1, cfg=4.0, negative=None, rows=1, sampler="euler", height=20, width=12):
         """``rows`` of each seed share its noise. Of our models the run itself makes rows."""
         import comfy.sample
@@ -69,14 +89,16 @@ class Run:
         image = latent(self.name, seeds, height, width)["samples"].repeat_interleave(rows, 0)
         noise = comfy.sample.prepare_noise(image[::rows], 7).repeat_interleave(rows, 0)
         negative = negative or self.plain(NEGATIVE)
-        return comfy.sample.sample(
-            model, noise, STEPS, cfg, sampler, "normal", positive, negative, image, seed=7, disable_pbar=True
-        )
+        positive = self.as_made(positive) if rows > 1 else positive
+        with torch.inference_mode():  # as the host runs its nodes
+            return comfy.sample.sample(
+                model, noise, STEPS, cfg, sampler, "normal", positive, negative, image, seed=7, disable_pbar=True
+            )
 
     def text_tokens(self, positions):
         before = {"aura_flow": 8, "flux2": 512 - positions}.get(self.name, 0)
         multiple = 8 if self.name == "z_image" else 1
-        return before, before + -(-positions // multiple) * multiple
+        return before, before + max(SMALL[self.name].made, -(-positions // multiple) * multiple)
 
 
 @dataclass
@@ -121,6 +143,9 @@ def explicit(run, edits: Sequence[EditOfRow | None], positions: int, prompts=Non
         cross = keys == texts and queries == images
         alone = queries == keys == images and run.name in (*CROSS, "sd35_medium")
         text_alone = queries == keys == texts and run.name == "krea2"  # before its blocks
+        picture, text = slice(texts if joint else 0, queries), slice(texts)
+        if run.name == "hidream":
+            picture, text = slice(queries - texts), slice(queries - texts, queries)
         if prompts is not None and (joint or cross or text_alone) and ours:
             for row in ours:
                 length = before + prompts[row % group]
@@ -133,14 +158,12 @@ def explicit(run, edits: Sequence[EditOfRow | None], positions: int, prompts=Non
             if edit is None or not (joint or cross or alone):
                 continue
             source = row - place
-            first = texts if joint else 0
             if joint or cross:
                 g, c, a = whole(edit, before, texts, middle)
-                mixed = maps[source, :, first:, :texts] @ a * g + maps[row, :, first:, :texts] * (1 - g)
-                edited[row, :, first:, :texts] = mixed * c
+                mixed = maps[source, :, picture, text] @ a * g + maps[row, :, picture, text] * (1 - g)
+                edited[row, :, picture, text] = mixed * c
             if (joint or alone) and middle < edit.self_end:
-                at = texts if joint else 0
-                edited[row, :, first:, at:] = maps[source, :, first:, at:]
+                edited[row, :, picture, picture] = maps[source, :, picture, picture]
         out = (edited @ v4).to(v.dtype)
         return out if kwargs.get("skip_output_reshape") else out.transpose(1, 2).flatten(2)
 
@@ -180,8 +203,6 @@ def edits_of(run, pair, kinds=("shared", "swapped"), gains=(), cross_end=0.8, se
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def run(request, host, run_node):
-    if not there_is(request.param):
-        pytest.skip("newer hosts have it")
     return Run(request.param, host, run_node)
 
 
@@ -227,7 +248,7 @@ def test_rows_of_unequal_length_are_their_own_runs(run, targets):
     for row, text in enumerate((SOURCE, *targets)):
         alone = run.sample(run.model, run.plain(text), seeds=2, height=16, width=16)
         assert relative_error(got[row::3], alone) < 2e-4
-    if len({prompt.length for prompt in (pair.source, *pair.targets)}) > 1:
+    if len({prompt.length for prompt in (pair.source, *pair.targets)}) > 1 and not SMALL[run.name].made:
         stock = run.sample(run.model, conditioning, seeds=2, rows=3, height=16, width=16)
         assert relative_error(got, stock) > 1e-2, "they would not be, by themselves"
 
@@ -238,7 +259,8 @@ def test_edits_of_unequal_length_equal_explicit_maps(run):
         pytest.skip("the oracle's rows have their texts at the beginning")
     got = run.sample(run.edit(pair), conditioning)
     lengths = [prompt.length for prompt in (pair.source, *pair.targets)]
-    oracle = explicit(run, edits_of(run, pair), pair.length, lengths)
+    filled = None if SMALL[run.name].made else lengths  # the model's own filling is attended to
+    oracle = explicit(run, edits_of(run, pair), pair.length, filled)
     assert relative_error(got, run.sample(oracle, conditioning, rows=3)) < 2e-4
     alone = run.sample(run.model, run.plain(SOURCE))
     assert relative_error(got[:1], alone) < 2e-4
@@ -257,8 +279,9 @@ def words_seen(run, positions, seen):
         )
         maps = (queries.double() @ keys.double().mT / queries.shape[-1] ** 0.5).softmax(-1).mean(1)
         if maps.shape[2] == maps.shape[1] >= texts + 60 or maps.shape[1:] == (60, texts):
-            first = maps.shape[1] - 60 if run.name != "z_image" else texts
-            seen.append(maps[:, first : first + 60, :texts])
+            first = {"z_image": texts, "hidream": 0}.get(run.name, maps.shape[1] - 60)
+            text = slice(60, None) if run.name == "hidream" else slice(texts)
+            seen.append(maps[:, first : first + 60, text])
         return func(q, k, v, heads, *args, **kwargs)
 
     model = run.model.clone()
@@ -290,7 +313,7 @@ def test_recorded_maps_are_the_stock_models(run, attention):
     before, _ = run.text_tokens(pair.length)
     for row, prompt in enumerate((pair.source, *pair.targets)):
         for k, word in enumerate(prompt.words):
-            wanted = maps[row::3, :, before + word.positions[0]]
+            wanted = maps[row::3, :, [before + position for position in word.positions]].sum(-1)
             torch.testing.assert_close(mean[:, row, k].flatten(1), wanted.float(), atol=2e-4, rtol=2e-3)
 
 
@@ -325,7 +348,7 @@ def test_every_attention_function_of_the_host(name, backend, host, run_node):
 # ---- the way back
 
 
-@pytest.mark.parametrize("name", ["flux", "sd3", "wan", "cosmos_predict2", "chroma"])
+@pytest.mark.parametrize("name", ["flux", "sd3", "wan", "cosmos_predict2", "anima", "chroma"])
 def test_pictures_are_inverted(name, host, run_node):
     """A flow's way back is its own straight steps; the source row of a pair has the length of its own text."""
     run = Run(name, host, run_node)
@@ -348,9 +371,10 @@ def test_pictures_are_inverted(name, host, run_node):
             negative=run.plain(NEGATIVE), latent_image={"samples": image}, **settings,
         )[0]["samples"]  # fmt: skip
 
-    back = sample(inverted(run.model, "free"), run.plain(SOURCE), 1.0)
+    with torch.inference_mode():
+        back = sample(inverted(run.model, "free"), run.plain(SOURCE), 1.0)
+        edited = sample(inverted(run.edit(pair), "pin"), conditioning, 4.0)
     assert (back - image).norm() < 1e-5 * image.norm()
-    edited = sample(inverted(run.edit(pair), "pin"), conditioning, 4.0)
     assert torch.equal(edited[:1], image)
     assert (edited[1:] - image).norm() > 1e-2 * image.norm()
 
@@ -358,7 +382,7 @@ def test_pictures_are_inverted(name, host, run_node):
 # ---- nothing stays behind
 
 
-@pytest.mark.parametrize("name", ["flux", "z_image", "wan"])
+@pytest.mark.parametrize("name", ["flux", "z_image", "anima", "wan"])
 def test_however_a_run_ends(name, host, run_node):
     import comfy.model_management as management
 
@@ -467,6 +491,17 @@ def test_reference_pictures_are_part_of_the_picture(name, host, run_node):
     assert torch.equal(run.sample(model, conditioning, seeds=2), stock), "maps are those of the picture itself"
 
 
+def test_hidream_wants_texts_of_one_length_and_no_picture_beside(host, run_node):
+    run = Run("hidream", host, run_node)
+    with pytest.raises(ValueError, match="Wanted texts of one length for HiDream.*got 12, 16 tokens for Llama"):
+        run.pair("a cat and " + LONGER + " and a dog now")
+    conditioning, pair = run.pair(SWAP)
+    picture = latent("hidream")["samples"]
+    beside = [[context, {**extras, "concat_latent_image": picture}] for context, extras in conditioning]
+    with pytest.raises(ValueError, match="Wanted HiDream without reference pictures, got image_cond.*Remove"):
+        run.sample(run.edit(pair), beside)
+
+
 def test_areas_of_a_picture(run):
     """Each with its own pair, in calls of latents of another size."""
     first, pair = run.pair(SWAP)
@@ -498,9 +533,9 @@ def test_frames_are_edited_together(name, host, run_node):
     noise = comfy.sample.prepare_noise(image, 7)
 
     def sample(model, rows):
-        negative = run.plain(NEGATIVE)
+        positive, negative = run.as_made(conditioning) if rows > 1 else conditioning, run.plain(NEGATIVE)
         return comfy.sample.sample(
-            model, noise.repeat_interleave(rows, 0), STEPS, 4.0, "euler", "normal", conditioning, negative,
+            model, noise.repeat_interleave(rows, 0), STEPS, 4.0, "euler", "normal", positive, negative,
             image.repeat_interleave(rows, 0), seed=7, disable_pbar=True,
         )  # fmt: skip
 

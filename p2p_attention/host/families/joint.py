@@ -1,4 +1,4 @@
-"""Transformers in which text and image share one softmax: Flux, Chroma, SD3, Qwen-Image, Lumina 2, Z-Image, AuraFlow.
+"""Transformers in which text and image share one softmax: Flux, Chroma, SD3, Qwen-Image, Z-Image, HiDream and others.
 
 The cross window gates the text's columns, the self window the picture's; text queries keep their own map. Reference
 pictures (Flux Kontext, Qwen-Image-Edit) are part of the picture's tokens, as queries and as keys.
@@ -47,6 +47,16 @@ def _aura_blocks(module: Any) -> list[tuple[str, int]]:
 
 def _krea_blocks(module: Any) -> list[tuple[str, int]]:
     return [("single", i) for i in range(len(module.blocks))]
+
+
+def _hidream_blocks(module: Any) -> list[tuple[str, int]]:
+    double, single = len(module.double_stream_blocks), len(module.single_stream_blocks)
+    return [("double", i) for i in range(double)] + [("single", i) for i in range(single)]
+
+
+def _hidream_positions(context: torch.Tensor, inputs: Mapping[str, Any]) -> int:
+    """T5's rows, Llama's last layer and the layer that is the block's, one behind the other."""
+    return context.shape[1] + 2 * inputs["encoder_hidden_states_llama3"].shape[2]
 
 
 def _middle_of(blocks: Callable[[Any], list[tuple[str, int]]]) -> Callable[[Any], Sequence[int]]:
@@ -114,7 +124,18 @@ ARCHITECTURES = {
         text_calls=lambda module: len(module.context_refiner),
         moves=True,
         filling="cap_pad_token",
-        references=False,
+        beside=frozenset({"ref_latents", "ref_contexts", "siglip_feats"}),
+    ),
+    "hidream.model.HiDreamImageTransformer2DModel": Architecture(
+        name="HiDream",
+        width=lambda module: getattr(module.caption_projection[-1].linear, "in_features", None),
+        patch=lambda module: module.patch_size,
+        blocks=_hidream_blocks,
+        map_blocks=_middle_of(_hidream_blocks),
+        places=lambda module, positions: TextPlaces(positions),
+        positions=_hidream_positions,
+        text_last=True,
+        beside=frozenset({"image_cond"}),
     ),
     "aura.mmdit.MMDiT": Architecture(
         name="AuraFlow",
@@ -141,10 +162,12 @@ ARCHITECTURES = {
 class Joint(Transformer):
     """The family, see ``Family``."""
 
-    supported = "Flux, Chroma, SD3, Qwen-Image, Lumina 2, Z-Image, AuraFlow and Krea 2"
+    supported = "Flux, Chroma, SD3, Qwen-Image, Lumina 2, Z-Image, HiDream, AuraFlow and Krea 2"
     encoders = frozenset(
         f"{name}Tokenizer"
-        for name in ("Flux", "PixArt", "SD3", "QwenImage", "Lumina", "ZImage", "AuraT5", "Klein", "Flux2", "Krea2")
+        for name in (
+            *("Flux", "PixArt", "SD3", "QwenImage", "Lumina", "ZImage", "HiDream", "AuraT5", "Klein", "Flux2", "Krea2"),
+        )
     ) | {"KleinTokenizer8B"}
     architectures = ARCHITECTURES
     telling = "joint"
@@ -160,7 +183,8 @@ class Joint(Transformer):
         if queries != keys:
             return None
         if queries >= texts + state.images:
-            return "joint", TokenLayout.joint(queries, range(texts))
+            first = queries - texts if state.architecture.text_last else 0
+            return "joint", TokenLayout.joint(queries, range(first, first + texts))
         if queries == texts and state.seen.get("text", 0) < state.architecture.text_calls(state.module):
             return "text", TokenLayout.text_only(queries)
         if queries == state.images and state.architecture.image_calls:
@@ -168,11 +192,12 @@ class Joint(Transformer):
         return None
 
     def require_call(self, architecture: Architecture, inputs: Mapping[str, Any]) -> None:
-        beside = [name for name in ("ref_latents", "ref_contexts", "siglip_feats") if inputs.get(name)]
-        if beside and not architecture.references:
+        there = (name for name in architecture.beside if inputs.get(name) is not None)
+        beside = sorted(name for name in there if torch.is_tensor(inputs[name]) or inputs[name])
+        if beside:
             raise ValueError(
-                f"Wanted {architecture.name} without reference pictures, got {', '.join(beside)}: they stand between "
-                "its text and its picture. Remove the reference from the conditioning."
+                f"Wanted {architecture.name} without reference pictures, got {', '.join(beside)}, which stand among "
+                "its own tokens. Remove the reference from the conditioning."
             )
 
     @contextmanager

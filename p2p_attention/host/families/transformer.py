@@ -38,12 +38,14 @@ class Architecture:
         blocks: the attention calls that see the text, in their order: (block's type, its number), as the host's options
             call them where they do.
         map_blocks: which of them, by their place in ``blocks``, word maps are taken from.
-        places: where prompts stand, in a call whose context has so many positions.
+        places: where prompts stand, in a call whose text has so many positions.
+        positions: of the text of a call, of its context and its other inputs.
         text_calls: how many attention calls of the text alone come first.
         image_calls: whether there are calls of the picture alone that are self-attention of its blocks.
         moves: whether texts of unequal length have to be brought to other places than at the context's beginning.
         filling: the parameter that stands for positions with which the model fills a text up; "" for none.
-        references: whether reference pictures are tokens of the picture, behind it.
+        text_last: whether the text stands behind the picture.
+        beside: inputs with reference pictures that are not tokens behind the picture's own.
     """
 
     name: str
@@ -52,11 +54,13 @@ class Architecture:
     blocks: Callable[[Any], list[tuple[str, int]]]
     map_blocks: Callable[[Any], Sequence[int]]
     places: Callable[[Any, int], TextPlaces]
+    positions: Callable[[torch.Tensor, Mapping[str, Any]], int] = lambda context, inputs: context.shape[1]
     text_calls: Callable[[Any], int] = lambda module: 0
     image_calls: bool = False
     moves: bool = False
     filling: str = ""
-    references: bool = True
+    text_last: bool = False
+    beside: frozenset[str] = frozenset()
 
 
 def width_of(path: str) -> Callable[[Any], int | None]:
@@ -136,6 +140,9 @@ class Transformer:
     def require_loaded(self, diffusion_model: torch.nn.Module) -> None:
         """Nothing that other packs put into these models when they are loaded is known to be in the way."""
 
+    def finish_texts(self, model: Any, conds: Mapping[str, Sequence[dict]]) -> None:
+        """These attend to what the text encoder gave."""
+
     def variance(self, model: Any) -> Variance:
         if not isinstance(model.get_model_object("model_sampling"), CONST):
             return variance_of_diffusion
@@ -192,8 +199,9 @@ class Transformer:
             images = math.prod(grid) * (x.shape[2] if x.ndim == 5 else 1)
             prompts = calls.prompts(call.rows)
             with self.arranged(module, architecture, c_crossattn, prompts, images) as context:
-                places = architecture.places(module, context.shape[1])
-                state = TextCall(module, architecture, places, c_crossattn.shape[1], grid, images)
+                places = architecture.places(module, architecture.positions(context, kwargs))
+                others = architecture.positions(c_crossattn, kwargs)
+                state = TextCall(module, architecture, places, others, grid, images)
                 options = {**transformer_options, CALL_KEY: state}
                 output = executor(x, t, c_concat, context, control, options, **kwargs)
             if not met and not state.seen.get(self.telling):
