@@ -121,6 +121,7 @@ class PromptPair:
             for negative weights encode them; a patch of the model takes the two apart again.
         encoded: positions of the contexts that the conditioning holds, where the model makes others of them; 0: those
             of the prompts.
+        encoder: the text encoder's name; "" where it is not known.
 
     Raises:
         ValueError: prompts of so many different lengths that no common one is within reason.
@@ -136,6 +137,7 @@ class PromptPair:
     kept: dict[int, Any] = field(default_factory=dict, init=False, compare=False, repr=False)  # alignments, by row
     doubled: bool = False
     encoded: int = 0
+    encoder: str = ""
 
     def __post_init__(self) -> None:
         if self.length > LONGEST:

@@ -78,9 +78,12 @@ def say_what_is_not_edited(edits: Sequence[Edit], conds: Mapping[str, Sequence[d
             works = [work for edit in edits if edit.pair == pair and (work := edit.rows[target]) is not None]
             faded = any(gain != 1.0 for work in works for gain in work.gains)
             if works and not faded and all(alike_in(part, target + 1, 0) for part in parts):
+                same = pair.targets[target].text == pair.source.text
                 say(
-                    f"edit {target + 1} has the same text as the source, so its picture is the source's. Change its "
-                    "prompt in P2P Prompt Pair, or fade one of its words with P2P Reweight Token."
+                    f"edit {target + 1} has the same text as the source"
+                    + ("" if same else " to the model's text encoder")
+                    + ", so there is nothing to edit. Change its prompt in P2P Prompt Pair, or fade one of its words "
+                    "with P2P Reweight Token."
                 )
 
 

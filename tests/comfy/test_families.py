@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -470,6 +470,46 @@ def test_attention_that_does_not_come_by_is_found_out(run):
     with pytest.raises(ValueError, match="Wanted to edit the attention of .*none of it came by.*Remove that node"):
         run.sample(model, conditioning)
     assert len(calls) == 1
+
+
+def test_a_block_whose_attention_does_not_come_by_is_found_out(run):
+    """Another node computes the last block in a way of its own."""
+    conditioning, pair = run.pair(SWAP)
+    attention_calls, model_calls = [], []
+
+    def counted(func, *args, **kwargs):
+        attention_calls.append(1)
+        return func(*args, **kwargs)
+
+    run.sample(with_override(run.model, counted), conditioning, cfg=1.0, rows=2)
+    in_a_model_call = len(attention_calls) // STEPS
+
+    def around(apply_model, args):
+        model_calls.append(1)
+        options = {**args["c"]["transformer_options"]}
+        ours, met = options[SLOT], []
+
+        def all_but_the_last(func, *args, **kwargs):
+            met.append(1)
+            return func(*args, **kwargs) if len(met) == in_a_model_call else ours(func, *args, **kwargs)
+
+        options[SLOT] = all_but_the_last
+        return apply_model(args["input"], args["timestep"], **{**args["c"], "transformer_options": options})
+
+    model = run.edit(pair)
+    model.set_model_unet_function_wrapper(around)
+    blocks = SMALL[run.name].blocks
+    with pytest.raises(ValueError, match=f"in all its {blocks} blocks, but only that of {blocks - 1} came by"):
+        run.sample(model, conditioning, cfg=1.0)
+    assert len(model_calls) == 1
+
+
+@pytest.mark.parametrize("name, other", [("flux", "SD3"), ("sd3", "Flux"), ("wan", "CosmosT5")])
+def test_a_pair_of_another_encoder_of_the_same_width_is_refused(name, other, host, run_node):
+    run = Run(name, host, run_node)
+    _, pair = run.pair(SWAP)
+    with pytest.raises(ValueError, match="Wanted a prompt pair made by the text encoder of .*Connect the CLIP of this"):
+        run.edit(replace(pair, encoder=f"{other}Tokenizer"))
 
 
 @pytest.mark.parametrize("name", ["flux_dev", "qwen_image"])

@@ -51,6 +51,7 @@ def test_from_texts_to_pictures(name, run_node):
     conditioning, pair = run_node("P2PPromptPair", clip=clip, source=SOURCE, target=EDITS)
     lengths = {prompt.length for prompt in (pair.source, *pair.targets)}
     assert (len(lengths) > 1) == unequal
+    assert pair.encoder == type(clip.tokenizer).__name__
     negative = run_node("CLIPTextEncode", clip=clip, text="blurry")[0]
     texts = (SOURCE, *EDITS.split("\n---\n"))
     encoded = [run_node("CLIPTextEncode", clip=clip, text=text)[0] for text in texts]

@@ -28,9 +28,10 @@ def _middle(module: Any) -> Sequence[int]:
     return range(count // 3, max(count // 3 + 1, 2 * count // 3))
 
 
-def _architecture(name: str, takes_text: str, patch: Callable[[Any], int]) -> Architecture:
+def _architecture(name: str, encoder: str, takes_text: str, patch: Callable[[Any], int]) -> Architecture:
     return Architecture(
         name=name,
+        encoders=frozenset({encoder}),
         width=width_of(takes_text),
         patch=patch,
         blocks=_blocks,
@@ -39,9 +40,14 @@ def _architecture(name: str, takes_text: str, patch: Callable[[Any], int]) -> Ar
     )
 
 
-COSMOS = _architecture("Cosmos-Predict2", "blocks.0.cross_attn.k_proj", lambda module: module.patch_spatial)
+COSMOS = _architecture(
+    "Cosmos-Predict2", "CosmosT5Tokenizer", "blocks.0.cross_attn.k_proj", lambda module: module.patch_spatial
+)
 ANIMA = replace(  # it makes a row of each T5 token, and fills up with zeros
-    COSMOS, name="Anima", places=lambda module, positions: TextPlaces(positions, least=512)
+    COSMOS,
+    name="Anima",
+    encoders=frozenset({"AnimaTokenizer"}),
+    places=lambda module, positions: TextPlaces(positions, least=512),
 )
 
 
@@ -49,11 +55,12 @@ class Cross(Transformer):
     """The family, see ``Family``."""
 
     supported = "Cosmos-Predict2, Anima and Wan"
-    encoders = frozenset({"CosmosT5Tokenizer", "AnimaTokenizer", "WanT5Tokenizer"})
     architectures = {
         "cosmos.predict2.MiniTrainDIT": COSMOS,
         "anima.model.Anima": ANIMA,
-        "wan.model.WanModel": _architecture("Wan", "text_embedding.0", lambda module: module.patch_size[-1]),
+        "wan.model.WanModel": _architecture(
+            "Wan", "WanT5Tokenizer", "text_embedding.0", lambda module: module.patch_size[-1]
+        ),
     }
     telling = "cross"
 

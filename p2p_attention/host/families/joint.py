@@ -71,6 +71,7 @@ def _lumina_places(module: Any, positions: int) -> TextPlaces:
 
 FLUX = Architecture(
     name="Flux.1",
+    encoders=frozenset({"FluxTokenizer"}),
     width=width_of("txt_in"),
     patch=lambda module: module.patch_size,
     blocks=_flux_blocks,
@@ -79,6 +80,7 @@ FLUX = Architecture(
 )
 FLUX2 = Architecture(
     name="Flux.2",
+    encoders=frozenset({"Flux2Tokenizer", "KleinTokenizer", "KleinTokenizer8B"}),
     width=width_of("txt_in"),
     patch=lambda module: module.patch_size,
     blocks=_flux_blocks,
@@ -91,6 +93,7 @@ ARCHITECTURES = {
     "flux.model.Flux 2": FLUX2,
     "chroma.model.Chroma": Architecture(
         name="Chroma",
+        encoders=frozenset({"PixArtTokenizer"}),
         width=width_of("txt_in"),
         patch=lambda module: module.patch_size,
         blocks=_flux_blocks,
@@ -99,6 +102,7 @@ ARCHITECTURES = {
     ),
     "modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": Architecture(
         name="SD3",
+        encoders=frozenset({"SD3Tokenizer"}),
         width=width_of("context_embedder"),
         patch=lambda module: module.patch_size,
         blocks=_blocks_of("joint_blocks"),
@@ -108,6 +112,7 @@ ARCHITECTURES = {
     ),
     "qwen_image.model.QwenImageTransformer2DModel": Architecture(
         name="Qwen-Image",
+        encoders=frozenset({"QwenImageTokenizer"}),
         width=width_of("txt_in"),
         patch=lambda module: module.patch_size,
         blocks=_blocks_of("transformer_blocks"),
@@ -116,6 +121,7 @@ ARCHITECTURES = {
     ),
     "lumina.model.NextDiT": Architecture(
         name="Lumina 2 or Z-Image",
+        encoders=frozenset({"LuminaTokenizer", "ZImageTokenizer"}),
         width=width_of("cap_embedder.1"),
         patch=lambda module: module.patch_size,
         blocks=_blocks_of("layers"),
@@ -128,6 +134,7 @@ ARCHITECTURES = {
     ),
     "hidream.model.HiDreamImageTransformer2DModel": Architecture(
         name="HiDream",
+        encoders=frozenset({"HiDreamTokenizer"}),
         width=lambda module: getattr(module.caption_projection[-1].linear, "in_features", None),
         patch=lambda module: module.patch_size,
         blocks=_hidream_blocks,
@@ -139,6 +146,7 @@ ARCHITECTURES = {
     ),
     "aura.mmdit.MMDiT": Architecture(
         name="AuraFlow",
+        encoders=frozenset({"AuraT5Tokenizer"}),
         width=width_of("cond_seq_linear"),
         patch=lambda module: module.patch_size,
         blocks=_aura_blocks,
@@ -149,6 +157,7 @@ ARCHITECTURES = {
     ),
     "krea2.model.SingleStreamDiT": Architecture(
         name="Krea 2",
+        encoders=frozenset({"Krea2Tokenizer"}),
         width=lambda module: module.txtlayers * module.txtdim,
         patch=lambda module: module.patch,
         blocks=_krea_blocks,
@@ -163,12 +172,6 @@ class Joint(Transformer):
     """The family, see ``Family``."""
 
     supported = "Flux, Chroma, SD3, Qwen-Image, Lumina 2, Z-Image, HiDream, AuraFlow and Krea 2"
-    encoders = frozenset(
-        f"{name}Tokenizer"
-        for name in (
-            *("Flux", "PixArt", "SD3", "QwenImage", "Lumina", "ZImage", "HiDream", "AuraT5", "Klein", "Flux2", "Krea2"),
-        )
-    ) | {"KleinTokenizer8B"}
     architectures = ARCHITECTURES
     telling = "joint"
 

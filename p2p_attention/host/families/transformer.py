@@ -19,7 +19,7 @@ from ...prompt import Prompt, PromptPair
 from ...text_places import TextPlaces
 from .. import KEY
 from ..attention_calls import AttentionCalls, ModelCall
-from ..encoders import read_prompt
+from ..encoders import name_of, read_prompt
 from .family import Grid, Layer
 from .override import install_override
 
@@ -33,6 +33,7 @@ class Architecture:
 
     Args:
         name: of the models, for messages.
+        encoders: the host's tokenizers of their texts.
         width: of the text's rows; None where the module does not tell.
         patch: image tokens of the model are patches of so many latent pixels a side.
         blocks: the attention calls that see the text, in their order: (block's type, its number), as the host's options
@@ -49,6 +50,7 @@ class Architecture:
     """
 
     name: str
+    encoders: frozenset[str]
     width: Callable[[Any], int | None]
     patch: Callable[[Any], int]
     blocks: Callable[[Any], list[tuple[str, int]]]
@@ -103,7 +105,6 @@ class Transformer:
     """A family, see ``Family``; ``Joint`` and ``Cross`` say which models and which calls are which."""
 
     supported: str
-    encoders: frozenset[str]
     architectures: Mapping[str, Architecture]
     telling: str  # the kind of call that an edit cannot do without
     pads_texts = True
@@ -111,7 +112,8 @@ class Transformer:
     # ------------------------------------------------------------------------------------------------------ texts
 
     def reads(self, clip: Any) -> bool:
-        return type(getattr(clip, "tokenizer", None)).__name__ in self.encoders
+        name = type(getattr(clip, "tokenizer", None)).__name__
+        return any(name in architecture.encoders for architecture in self.architectures.values())
 
     def read(self, clip: Any, text: str) -> Prompt:
         return read_prompt(clip, text)
@@ -129,12 +131,15 @@ class Transformer:
     def require(self, model: Any, pair: PromptPair | None) -> None:
         architecture = self.architectures[self.kind(model)]
         wanted = architecture.width(model.model.diffusion_model)
-        if pair is not None and (not pair.padded or wanted not in (None, pair.context_dim)):
+        if pair is None:
+            return
+        another = bool(pair.encoder) and pair.encoder not in architecture.encoders
+        if another or not pair.padded or wanted not in (None, pair.context_dim):
             raise ValueError(
                 f"Wanted a prompt pair made by the text encoder of {architecture.name}"
                 + ("" if wanted is None else f", of width {wanted}")
-                + f", got width {pair.context_dim}: it was made by another model's. Connect the CLIP of this model to "
-                "P2P Prompt Pair."
+                + f", got {name_of(pair.encoder)} of width {pair.context_dim}: it was made by another model's. Connect "
+                "the CLIP of this model to P2P Prompt Pair; the type in the CLIP's loader says which it is."
             )
 
     def require_loaded(self, diffusion_model: torch.nn.Module) -> None:
@@ -204,12 +209,8 @@ class Transformer:
                 state = TextCall(module, architecture, places, others, grid, images)
                 options = {**transformer_options, CALL_KEY: state}
                 output = executor(x, t, c_concat, context, control, options, **kwargs)
-            if not met and not state.seen.get(self.telling):
-                raise ValueError(
-                    f"Wanted to edit the attention of {architecture.name}, but none of it came by where it can be "
-                    "edited: another node computes it in a way of its own. Remove that node (replaced blocks, another "
-                    "runtime) from the model."
-                )
+            if not met:
+                _require_all(architecture, state.seen.get(self.telling, 0), len(architecture.blocks(module)))
             met = True
             return output
 
@@ -232,6 +233,17 @@ class Transformer:
 
         add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, around_batch, model_options, is_model_options=True)
         install_override(model_options, around_attention)
+
+
+def _require_all(architecture: Architecture, seen: int, blocks: int) -> None:
+    """Caches of other packs may leave blocks out later on, but not in a run's first model call."""
+    if seen < blocks:
+        raise ValueError(
+            f"Wanted to edit the attention of {architecture.name} in all its {blocks} blocks, but "
+            + (f"only that of {seen}" if seen else "none of it")
+            + " came by where it can be edited: another node leaves blocks out or computes them in a way of its own. "
+            "Remove that node (replaced blocks, another runtime) from the model."
+        )
 
 
 def _probs(
