@@ -34,6 +34,7 @@ class Small:
         channels: of the latent.
         pooled: width of the pooled row, 0 for none.
         blocks: the number of attention calls with text in them.
+        multiple: a text is filled up to whole multiples of it by the model itself.
         parts: how many times the text stands in the model's own, one behind the other (HiDream: T5 and twice Llama).
         made: positions of the text that the model itself makes of what is encoded (Anima); 0: it makes none.
         scale: latents are so many times smaller than the others', for a patch of so many times fewer pixels a side.
@@ -51,6 +52,7 @@ class Small:
     pooled: int = 0
     blocks: int = 2
     scale: int = 1
+    multiple: int = 1
     parts: int = 1
     made: int = 0
 
@@ -167,6 +169,7 @@ SMALL = {
         },
         before=3,
         after=5,
+        multiple=8,
     ),
     "aura_flow": Small(
         "AuraFlow",
@@ -226,7 +229,7 @@ def small(name: str, **changes: Any):
     import comfy.supported_models
 
     entry = SMALL[name]
-    settings = {**entry.settings, **changes, "dtype": torch.float32}
+    settings = {**entry.settings, "dtype": torch.float32, **changes}
     if entry.kind in ("Flux", "Flux2") and "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__annotations__:
         settings.setdefault("txt_ids_dims", [3] if len(settings["axes_dim"]) == 4 else [])  # newer hosts
     if entry.kind == "Chroma" and "vec_in_dim" in comfy.ldm.chroma.model.ChromaParams.__annotations__:
@@ -234,10 +237,15 @@ def small(name: str, **changes: Any):
     config = getattr(comfy.supported_models, entry.config)(settings)
     model_type = {"FluxSchnell": {"model_type": comfy.model_base.ModelType.FLOW}}.get(entry.config, {})
     model = getattr(comfy.model_base, entry.kind)(config, **model_type)
-    if name == "anima":  # its adapter has one size
+    if entry.made and entry.width != 1024:  # Anima's adapter has one size
         adapter = type(model.diffusion_model.llm_adapter)
         model.diffusion_model.llm_adapter = adapter(
-            source_dim=32, target_dim=32, model_dim=32, num_layers=2, num_heads=2, operations=comfy.ops.manual_cast
+            source_dim=entry.width,
+            target_dim=entry.width,
+            model_dim=entry.width,
+            num_layers=2,
+            num_heads=2,
+            operations=comfy.ops.manual_cast,
         )
     randomise(model.diffusion_model, seed=1)
     for at, parameter in model.diffusion_model.named_parameters():
@@ -260,7 +268,7 @@ def row_of(name: str, words: list[str], length: int | None = None) -> tuple[torc
     extras: dict[str, Any] = {"pooled_output": pooled}
     if name == "hidream":
         extras["conditioning_llama3"] = torch.stack([context, context.flip(-1)], dim=1)
-    if name == "anima":  # its T5 tokens are the words and the end; the other encoder's are two more
+    if entry.made:  # Anima: its T5 tokens are the words and the end; the other encoder's are two more
         extras["t5xxl_ids"] = torch.tensor([zlib.crc32(token.encode()) % 32128 for token in tokens], dtype=torch.int)
         extras["t5xxl_weights"] = torch.tensor([1.2 if token == "chair" else 1.0 for token in tokens])
         context = torch.cat([context, context[:, -1:] * 0.5, context[:, :1] * 0.5], dim=1)
