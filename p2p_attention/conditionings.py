@@ -8,8 +8,8 @@ from __future__ import annotations
 import itertools
 import logging
 import numbers
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,12 @@ from .prompt import Prompt, PromptPair, quoted
 from .rows import row_name
 
 PAIR_KEY = "p2p_pair"  # marks a part with the pair it was made from
+T5_KEY = "p2p_t5"  # what the rows say in T5's tokens, where the model itself makes their contexts of these (Anima)
+# What encoders of newer models note of one text.
+OF_ONE_TEXT = frozenset({"attention_mask", "t5xxl_ids", "t5xxl_weights"})
+LLAMA, T5_IDS, T5_WEIGHTS = "conditioning_llama3", "t5xxl_ids", "t5xxl_weights"
+# Tensors of a part that have a row for each of its context's -> what they are called in messages.
+BY_ROW = {"pooled_output": "pooled rows", LLAMA: "rows of Llama"}
 # What the host's sampler reads of a part, and then what its models do: the rows of one conditioning share all of it.
 # Whatever else other packs note down there (the text they encoded, ids) is not the picture's.
 SHARED = frozenset(
@@ -39,6 +45,19 @@ SHARED = frozenset(
     "vace_frames vace_mask vace_strength width".split()
 )
 Part = list  # [context, extras]
+
+
+class T5Text(NamedTuple):
+    """One row of a part for Anima.
+
+    Args:
+        length: positions of the row's own context, before it was padded.
+        ids, weights: (T,), of its T5 tokens.
+    """
+
+    length: int
+    ids: torch.Tensor
+    weights: torch.Tensor
 
 
 def parts_by_row(
@@ -72,40 +91,73 @@ def stack_parts(parts: Sequence[Sequence[Part]], pair: PromptPair) -> list[Part]
     _require_one_width(parts, pair)
     common = [_is_common(rows, pair) for rows in parts]
     _require_the_texts(parts, common, pair)
-    _require_shared_extras(parts, common)
+    _require_shared_extras(parts, common, OF_ONE_TEXT if pair.padded else frozenset())
     return [rows[0] if alike else stack_rows(rows, pair) for rows, alike in zip(parts, common, strict=True)]
 
 
 def stack_rows(rows: Sequence[Part], pair: PromptPair) -> Part:
-    """One part of R rows from R parts of one row each, whose contexts are brought to one length."""
+    """One part of R rows from R parts of one row each, whose contexts are brought to one length.
+
+    Raises:
+        ValueError: texts of unequal length for a model that wants equal ones.
+    """
     tensors = [
-        F.pad(context, (0, 0, 0, pair.length - context.shape[1]))
+        F.pad(context, (0, 0, 0, pair.context_length - context.shape[1]))
         if pair.padded
         else context.repeat(1, pair.length // prompt.length, 1)
         for (context, _), prompt in zip(rows, (pair.source, *pair.targets), strict=True)
     ]
     extras = {**rows[0][1], PAIR_KEY: pair}
-    if extras.get("pooled_output") is not None:
-        extras["pooled_output"] = torch.cat([row_extras["pooled_output"] for _, row_extras in rows])
+    llama = [row_extras[LLAMA].shape[2] for _, row_extras in rows if row_extras.get(LLAMA) is not None]
+    if len(set(llama)) > 1:
+        raise ValueError(
+            "Wanted texts of one length for HiDream, whose text stands in three parts, got "
+            f"{', '.join(map(str, llama))} tokens for Llama. Shorten them to 127, or make them equally long."
+        )
+    for key in BY_ROW:
+        if extras.get(key) is not None:
+            extras[key] = torch.cat([row_extras[key] for _, row_extras in rows])
+    if T5_IDS in extras:
+        extras[T5_KEY] = tuple(T5Text(context.shape[1], each[T5_IDS], each[T5_WEIGHTS]) for context, each in rows)
     return [torch.cat(tensors), extras]
+
+
+def positions_of(part: Part) -> int:
+    """Positions of the text that the model attends to, for a part as its text encoder gives it."""
+    context, extras = part
+    if T5_IDS in extras:
+        return len(extras[T5_IDS])
+    llama = extras.get(LLAMA)
+    return context.shape[1] if llama is None else context.shape[1] + 2 * llama.shape[2]
+
+
+def alike_in(cond: Mapping[str, Any], row: int, other: int) -> bool:
+    """Whether two rows of a conditioning, as a run holds it, say the same to attention."""
+    tensors = [cond["cross_attn"], cond.get(LLAMA)]
+    return all(each is None or torch.equal(each[row], each[other]) for each in tensors) and (
+        T5_KEY not in cond or _alike(tuple(cond[T5_KEY][row]), tuple(cond[T5_KEY][other]))
+    )
 
 
 def first_row(part: Part) -> Part:
     """The source's row of a part, as long as its own text; no longer a pair's."""
     context, extras = part
     pair = extras.get(PAIR_KEY)
-    extras = {key: value for key, value in extras.items() if key != PAIR_KEY}
-    if extras.get("pooled_output") is not None:
-        extras["pooled_output"] = extras["pooled_output"][:1]
-    return [context[:1, : pair.source.length] if pair is not None and pair.padded else context[:1], extras]
+    length = context.shape[1]
+    if pair is not None and pair.padded:
+        length = extras[T5_KEY][0].length if T5_KEY in extras else pair.source.length
+    extras = {key: value for key, value in extras.items() if key not in (PAIR_KEY, T5_KEY)}
+    for key in BY_ROW:
+        if extras.get(key) is not None:
+            extras[key] = extras[key][:1]
+    return [context[:1, :length], extras]
 
 
 def source_alone(cond: dict[str, Any]) -> None:
     """Leave only the source's row in a conditioning as a run holds it; it is no longer a pair's."""
-    del cond[PAIR_KEY]
-    cond["cross_attn"] = cond["cross_attn"][:1]
-    if cond.get("pooled_output") is not None:
-        cond["pooled_output"] = cond["pooled_output"][:1]
+    context, extras = first_row([cond["cross_attn"], cond])
+    cond.clear()
+    cond.update(extras, cross_attn=context)
 
 
 def _of_each_edit(edits: int, parts: int, conditioning: list | None) -> list[list[Part]]:
@@ -138,14 +190,14 @@ def _checked_row(row: int, part: Part, prompt: Prompt, length: int) -> Part:
             f"Wanted one row for the {side}, [1, positions, width], got {shape}. Connect the encoding of one text; "
             "several edits' encodings are combined by Conditioning (Combine)."
         )
-    if context.shape[1] != length:
+    if positions_of(part) != length:
         raise ValueError(
             f"Wanted {length} positions for the {side}, which is what its text {quoted(prompt.text)} takes, got "
-            f"{context.shape[1]}. "
+            f"{positions_of(part)}. "
             + (
                 "Write the whole text that was encoded: BREAK between texts that were joined by Conditioning (Concat), "
                 "or at the end where an encoder added an empty part."
-                if context.shape[1] > length
+                if positions_of(part) > length
                 else "Write the text that was encoded, and no more."
             )
         )
@@ -193,15 +245,19 @@ def _require_the_texts(parts: Sequence[Sequence[Part]], common: Sequence[bool], 
                 )
 
 
-def _require_shared_extras(parts: Sequence[Sequence[Part]], common: Sequence[bool]) -> None:
+def _require_shared_extras(
+    parts: Sequence[Sequence[Part]], common: Sequence[bool], of_one_text: frozenset[str]
+) -> None:
     """The rows of one conditioning share what the sampler and the models read, but the context and its pooled row."""
     for rows, alike in zip(parts, common, strict=True):
         source = rows[0][1]
         for row, (_, extras) in enumerate(rows[1:], 1):
             for key in sorted({*source, *extras}, key=str):
                 wanted, got = source.get(key), extras.get(key)
-                by_row = key == "pooled_output" and not alike and None not in (wanted, got)
-                if by_row and wanted.shape == got.shape or _alike(wanted, got):
+                by_row = not alike and None not in (wanted, got)
+                if by_row and (key in of_one_text or key in BY_ROW and wanted.shape == got.shape):
+                    continue
+                if _alike(wanted, got):
                     continue
                 if key not in SHARED:
                     if not (_is_a_note(wanted) and _is_a_note(got)):

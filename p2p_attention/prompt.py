@@ -119,6 +119,9 @@ class PromptPair:
         likeness: how alike two words are to the text encoder, in units of what chance gives.
         doubled: whether contexts hold, for each position, what makes its key and then what makes its value, as nodes
             for negative weights encode them; a patch of the model takes the two apart again.
+        encoded: positions of the contexts that the conditioning holds, where the model makes others of them; 0: those
+            of the prompts.
+        encoder: the text encoder's name; "" where it is not known.
 
     Raises:
         ValueError: prompts of so many different lengths that no common one is within reason.
@@ -133,6 +136,8 @@ class PromptPair:
     likeness: Callable[[Word, Word], float] | None = field(default=None, compare=False, repr=False)
     kept: dict[int, Any] = field(default_factory=dict, init=False, compare=False, repr=False)  # alignments, by row
     doubled: bool = False
+    encoded: int = 0
+    encoder: str = ""
 
     def __post_init__(self) -> None:
         if self.length > LONGEST:
@@ -154,7 +159,7 @@ class PromptPair:
     @property
     def context_length(self) -> int:
         """L of the contexts (R, L, D) that the conditioning holds."""
-        return 2 * self.length if self.doubled else self.length
+        return self.encoded or (2 * self.length if self.doubled else self.length)
 
     @cached_property
     def length(self) -> int:

@@ -11,7 +11,14 @@ from tools.comfy_server import ROOT
 SIDE, GAP = 384, 4  # pixels
 PAPER, BAND, INK, FAINT = "#ffffff", "#222222", "#ffffff", "#bbbbbb"
 CHECKPOINTS = {"_sd15": "SD 1.5", "_sdxl": "SDXL"}  # ending of a workflow's name -> the checkpoint it loads
-COMBINED = {"lora_controlnet_sd15": ("word_swap", "SD 1.5, LoRA, ControlNet")}
+COMBINED = {
+    "lora_controlnet_sd15": ("word_swap", "SD 1.5, LoRA, ControlNet"),
+    "edits_flux1": ("several_edits", "Flux.1"),
+    "edits_qwen_image": ("several_edits", "Qwen-Image"),
+    "edits_z_image": ("several_edits", "Z-Image"),
+    "edits_sd35": ("several_edits", "SD3.5"),
+    "edits_anima": ("several_edits", "Anima"),
+}
 
 
 def save_thumbnails(pictures, names):

@@ -11,12 +11,14 @@ import folder_paths
 import torch
 from comfy.sd1_clip import SD1Tokenizer
 
-from ..align import check_alignment
-from ..conditionings import parts_by_row, stack_parts, stack_rows
+from ..align import aligned, check_alignment
+from ..conditionings import parts_by_row, positions_of, stack_parts, stack_rows
 from ..likeness import WordLikeness, likeness_of
 from ..prompt import Prompt, PromptPair, join_prompts, quoted, split_breaks, split_edits
 from ..rows import row_name
+from .encoders import behind_pictures
 from .families import reader_of
+from .notices import say
 
 BREAK_IS_A_WORD = (
     "Prompt-to-Prompt: BREAK in P2P Prompt Pair is read as the word 'break', as CLIP Text Encode reads it. To encode "
@@ -46,7 +48,7 @@ def encode_pair(clip: Any, source: str, target: str, alignment: str = "") -> tup
     if any(len(split_breaks(prompt.text)) > 1 for prompt in prompts):
         logging.warning(BREAK_IS_A_WORD)
     schedules = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt.text)) for prompt in prompts]
-    pair = _make_pair(clip, prompts, schedules[0][0][0], alignment)
+    pair = _make_pair(clip, prompts, [schedule[0] for schedule in schedules], alignment)
     return [stack_rows(rows, pair) for rows in zip(*schedules, strict=True)], pair
 
 
@@ -79,10 +81,24 @@ def pair_conditionings(
         ValueError: the texts do not fit the conditionings, or something differs that the rows have to share.
     """
     prompts = _read_prompts(clip, source, target, _tokenize_parts)
+    prompts = _with_their_pictures(clip, prompts, source_conditioning, target_conditioning)
     doubled = _encodes_twice_as_long(clip, prompts[0], source_conditioning)
     parts = parts_by_row(prompts, source_conditioning, target_conditioning, 2 if doubled else 1)
-    pair = _make_pair(clip, prompts, parts[0][0][0], alignment)
+    pair = _make_pair(clip, prompts, parts[0], alignment)
     return stack_parts(parts, pair), pair
+
+
+def _with_their_pictures(
+    clip: Any, prompts: tuple[Prompt, ...], source_conditioning: list, target_conditioning: list | None
+) -> tuple[Prompt, ...]:
+    """See ``behind_pictures``; what does not fit together is left for ``parts_by_row`` to say."""
+    parts, edits = len(source_conditioning), target_conditioning or []
+    if not parts or len(edits) != parts * (len(prompts) - 1):
+        return prompts
+    rows = [source_conditioning[0], *edits[::parts]]
+    if not all(torch.is_tensor(context) and context.ndim == 3 for context, _ in rows):
+        return prompts
+    return behind_pictures(clip, prompts, [positions_of(part) for part in rows])
 
 
 def _read_prompts(clip: Any, source: str, target: str, read: Callable[[Any, str], Prompt]) -> tuple[Prompt, ...]:
@@ -99,8 +115,12 @@ def _read_prompts(clip: Any, source: str, target: str, read: Callable[[Any, str]
     return prompts
 
 
-def _make_pair(clip: Any, prompts: Sequence[Prompt], context: torch.Tensor, alignment: str) -> PromptPair:
+def _make_pair(clip: Any, prompts: Sequence[Prompt], rows: Sequence[list], alignment: str) -> PromptPair:
+    """The pair of prompts whose rows were encoded as ``rows``."""
     family = reader_of(clip)
+    context = rows[0][0]
+    longest = max(each.shape[1] for each, _ in rows)
+    encoded = longest if any(each.shape[1] != prompt.length for (each, _), prompt in zip(rows, prompts)) else 0
     pair = PromptPair(
         source=prompts[0],
         targets=tuple(prompts[1:]),
@@ -110,9 +130,23 @@ def _make_pair(clip: Any, prompts: Sequence[Prompt], context: torch.Tensor, alig
         doubled=not family.pads_texts and context.shape[1] == 2 * prompts[0].length,
         alignment=alignment,
         likeness=likeness_for(clip)(prompts),
+        encoded=encoded if family.pads_texts else 0,
+        encoder=type(clip.tokenizer).__name__,
     )
     check_alignment(pair)
+    _say_what_is_read_alike(pair)
     return pair
+
+
+def _say_what_is_read_alike(pair: PromptPair) -> None:
+    """Words that are not in the vocabulary (emoji, Chinese for T5) are one and the same token."""
+    spans = [span for row in range(len(pair.targets)) for span in aligned(pair, row).spans if span.kind == "swapped"]
+    for one, other in dict.fromkeys(pair for span in spans for pair in zip(span.source, span.target)):
+        if one.ids == other.ids and one.text.lower() != other.text.lower():
+            say(
+                f"the text encoder reads {quoted(one.text)} and {quoted(other.text)} alike, as it does all that is not "
+                "in its vocabulary, so nothing changes there. Write them in words that it knows."
+            )
 
 
 def likeness_for(clip: Any) -> Callable[[Sequence[Prompt]], WordLikeness | None]:

@@ -20,23 +20,29 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ..characters import SPACE, WILDCARD, cover, decode, group, piece_bytes
-from ..prompt import Prompt, Word, quoted
+from ..prompt import Prompt, Word, join_prompts, quoted
 from ..reading import letters_read
 from .token_rows import Place, ReadRows, Rows, Token, numbers_in, token_rows, tokenizer_of
 
 LARGEST_WEIGHT = 1e4  # of a word; beyond, half precision overflows
 LONGEST_TEXT = 60_000  # characters
+LEAST_PICTURE = 64  # rows of a picture, which the host's nodes bring to some 200 or 1400
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """What a text encoder is called in messages, and where its rows are, if not in the conditioning itself.
+    """What is particular to a text encoder.
 
-    ``rows`` takes the twin's conditioning and its extras and gives the numbers of the tokens in each row.
+    Args:
+        name: what it is called in messages.
+        rows: where its rows are, if not in the conditioning itself: takes the twin's conditioning and its extras and
+            gives the numbers of the tokens in each row.
+        pictures: whether it also reads pictures, in front of the text.
     """
 
     name: str
     rows: ReadRows | None = None
+    pictures: bool = False
 
 
 def _adapter_rows(_: torch.Tensor, extra: dict[str, Any], first: dict[str, int]) -> list[set[int]]:
@@ -65,8 +71,8 @@ ENCODERS = {
     "KleinTokenizer": Encoder("Flux.2 Klein (Qwen3)"),
     "KleinTokenizer8B": Encoder("Flux.2 Klein (Qwen3)"),
     "Flux2Tokenizer": Encoder("Flux.2 (Mistral)"),
-    "QwenImageTokenizer": Encoder("Qwen-Image (Qwen2.5-VL)"),
-    "Krea2Tokenizer": Encoder("Krea 2 (Qwen3-VL)"),
+    "QwenImageTokenizer": Encoder("Qwen-Image (Qwen2.5-VL)", pictures=True),
+    "Krea2Tokenizer": Encoder("Krea 2 (Qwen3-VL)", pictures=True),
     "AnimaTokenizer": Encoder("Anima (Qwen3, T5)", _adapter_rows),
 }
 
@@ -74,6 +80,36 @@ ENCODERS = {
 def reads(clip: Any) -> bool:
     """Whether ``read_prompt`` knows this text encoder (the host's CLIP)."""
     return type(clip.tokenizer).__name__ in ENCODERS
+
+
+def name_of(tokenizer: str) -> str:
+    """What a text encoder is called in messages, by its tokenizer's class in the host."""
+    return ENCODERS[tokenizer].name if tokenizer in ENCODERS else tokenizer.removesuffix("Tokenizer") or "one"
+
+
+def behind_pictures(clip: Any, prompts: Sequence[Prompt], positions: Sequence[int]) -> tuple[Prompt, ...]:
+    """Prompts that were encoded together with pictures (Qwen-Image-Edit), whose rows stand in front of the text's.
+
+    Args:
+        clip: the host's CLIP that read the prompts, by themselves.
+        prompts: source and edits.
+        positions: of the conditionings that were made of them.
+
+    Raises:
+        ValueError: they were encoded with different pictures, or the texts are not those that were encoded.
+    """
+    before = [wanted - prompt.length for wanted, prompt in zip(positions, prompts, strict=True)]
+    encoder = ENCODERS.get(type(clip.tokenizer).__name__)
+    if encoder is None or not encoder.pictures or max(before) < LEAST_PICTURE:
+        return tuple(prompts)
+    if len(set(before)) > 1:
+        raise ValueError(
+            "Wanted the same pictures in front of the text for source and edits, got "
+            f"{', '.join(map(str, before))} positions there. Write the whole texts that were encoded, and encode them "
+            "with the same pictures."
+        )
+    pictures = Prompt("", (), tuple(range(before[0])), (), (), before[0])
+    return tuple(join_prompts(prompt.text, [pictures, prompt]) for prompt in prompts)
 
 
 def read_prompt(clip: Any, text: str) -> Prompt:
@@ -127,7 +163,7 @@ def _prompt(
     spans: Sequence[tuple[str, tuple[int, int]]],
 ) -> Prompt:
     specials: dict[str, list[int]] = {"starts": [], "ends": [], "padding": []}
-    words: list[list[tuple[int | str, int]]] = [[] for _ in spans]
+    words: list[list[tuple[int | str, int, Place]]] = [[] for _ in spans]
     for position, row in enumerate(rows):
         met = {roles[place] for place in row} or {"padding"}
         if len(met) > 1:
@@ -139,7 +175,7 @@ def _prompt(
         if isinstance(role, str):
             specials[role].append(position)
         else:
-            words[role].append((ids[row[0]], position))
+            words[role].append((ids[row[0]], position, row[0]))
     return Prompt(
         text,
         tuple(_word(*span, places) for span, places in zip(spans, words, strict=True) if places),
@@ -148,10 +184,15 @@ def _prompt(
     )
 
 
-def _word(text: str, span: tuple[int, int], places: Sequence[tuple[int | str, int]]) -> Word:
-    """A word from what it says, its characters in the prompt (start, end) and its (id, position)s."""
-    ids, positions = zip(*places, strict=True)
-    return Word(text, ids, positions, *span)
+def _word(text: str, span: tuple[int, int], pieces: Sequence[tuple[int | str, int, Place]]) -> Word:
+    """A word from what it says, its characters in the prompt (start, end) and its (id, position, token)s.
+
+    Where tokens do not go on, another encoder's rows of the word begin, or other rows of the same one's.
+    """
+    ids, positions, tokens = zip(*pieces, strict=True)
+    starts = [i for i in range(len(tokens)) if not i or tokens[i][0] != tokens[i - 1][0] or tokens[i] <= tokens[i - 1]]
+    parts = tuple(end - start for start, end in zip(starts, [*starts[1:], len(tokens)], strict=True))
+    return Word(text, ids, positions, *span, parts=parts if len(parts) > 1 else ())
 
 
 # ------------------------------------------------------------------------------------------------- asking the tokenizer

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..conditionings import PAIR_KEY
+from ..conditionings import PAIR_KEY, alike_in, first_row
 from ..edit import Edit
 from ..invert import Inversion
 from ..prompt import PromptPair, quoted
@@ -83,14 +83,17 @@ def say_what_is_not_edited(edits: Sequence[Edit], conds: Mapping[str, Sequence[d
     """Edits whose prompt is the source's own, and which no fader changes either."""
     marked = [cond for entries in conds.values() for cond in entries if PAIR_KEY in cond]
     for pair in {cond[PAIR_KEY]: None for cond in marked}:
-        texts = [cond["cross_attn"] for cond in marked if cond[PAIR_KEY] == pair]
+        parts = [cond for cond in marked if cond[PAIR_KEY] == pair]
         for target in range(len(pair.targets)):
             works = [work for edit in edits if edit.pair == pair and (work := edit.rows[target]) is not None]
             faded = any(gain != 1.0 for work in works for gain in work.gains)
-            if works and not faded and all(torch.equal(text[target + 1], text[0]) for text in texts):
+            if works and not faded and all(alike_in(part, target + 1, 0) for part in parts):
+                same = pair.targets[target].text == pair.source.text
                 say(
-                    f"edit {target + 1} has the same text as the source, so its picture is the source's. Change its "
-                    "prompt in P2P Prompt Pair, or fade one of its words with P2P Reweight Token."
+                    f"edit {target + 1} has the same text as the source"
+                    + ("" if same else " to the model's text encoder")
+                    + ", so there is nothing to edit. Change its prompt in P2P Prompt Pair, or fade one of its words "
+                    "with P2P Reweight Token."
                 )
 
 
@@ -115,7 +118,8 @@ def say_by_which_prompt_it_was_inverted(
     inversions: Sequence[Inversion], conds: Mapping[str, Sequence[dict]], pairs: Mapping[Any, PromptPair]
 ) -> None:
     for inversion in inversions:
-        sources = [cond["cross_attn"][:1] for cond in conds.get("positive", ()) if cond["uuid"] in pairs]
+        marked = [cond for cond in conds.get("positive", ()) if cond["uuid"] in pairs]
+        sources = [first_row([cond["cross_attn"], cond])[0] for cond in marked]
         if (
             inversion.context is not None
             and sources

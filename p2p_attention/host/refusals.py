@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..blend import Blend
-from ..conditionings import PAIR_KEY, source_alone
+from ..conditionings import BY_ROW, PAIR_KEY, source_alone
 from ..guidance import Proximal
 from ..invert import Inversion, same_level, summary
 from ..prompt import PromptPair, quoted
@@ -88,12 +88,13 @@ def _require_intact(cond: dict, pair: PromptPair) -> None:
             "a node in between changed it. Join the texts in P2P Prompt Pair instead, or put P2P Pair From "
             "Conditioning behind that node; Conditioning (Combine) works."
         )
-    pooled = cond.get("pooled_output")
-    if pooled is not None and pooled.shape[0] != pair.rows:
-        raise ValueError(
-            f"Wanted {pair.rows} pooled rows beside the conditioning (source and edits), got {pooled.shape[0]}: a node "
-            "in between replaced them, and every edit would be steered by the same one. Remove that node."
-        )
+    for name, rows in BY_ROW.items():
+        beside = cond.get(name)
+        if beside is not None and beside.shape[0] != pair.rows:
+            raise ValueError(
+                f"Wanted {pair.rows} {rows} beside the conditioning (source and edits), got {beside.shape[0]}: a "
+                "node in between replaced them, and every edit would be steered by the same one. Remove that node."
+            )
 
 
 def refuse_context_windows(model_options: dict) -> None:

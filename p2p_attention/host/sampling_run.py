@@ -141,7 +141,7 @@ def _run(
     take_part(run, rows_of_calls, taps, blend_runs, guidances, inversion, guider.model_options)
     family.install(patcher, guider.model_options, AttentionCalls(run, taps))
 
-    _look_at_the_loaded_model(family, guider.model_options)
+    _look_at_the_loaded_model(family, patcher, guider.model_options)
     if denoise_mask is not None:
         denoise_mask = mask_for_rows(denoise_mask, latent_image.shape, pictures, rows, second_pass)
     began = latent_image if latents_are == "none" and not second_pass else None
@@ -205,13 +205,19 @@ def _counting(run: EditRun, callback: Callable | None) -> Callable:
     return called
 
 
-def _look_at_the_loaded_model(family: Family, model_options: dict) -> None:
-    """Other packs put layers into the model when it is loaded for the run."""
+def _look_at_the_loaded_model(family: Family, patcher: Any, model_options: dict) -> None:
+    """Other packs put layers into the model when it is loaded for the run, and some models make texts themselves."""
+
+    def around_loading(executor, *args, **kwargs):
+        model, conds, models = executor(*args, **kwargs)
+        family.finish_texts(patcher, conds)
+        return model, conds, models
 
     def around_sampler(executor, guider, *args, **kwargs):
         family.require_loaded(guider.inner_model.diffusion_model)
         return executor(guider, *args, **kwargs)
 
+    add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, around_loading, model_options, is_model_options=True)
     add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, around_sampler, model_options, is_model_options=True)
 
 

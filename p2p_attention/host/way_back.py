@@ -12,7 +12,7 @@ import latent_preview
 import torch
 
 from ..checks import require_between, require_one_of
-from ..conditionings import first_row
+from ..conditionings import T5_IDS, T5_WEIGHTS, first_row
 from ..invert import DENOISE, ITERATIONS, SOURCE_ROWS, STEPS, Inversion, SourceRow, invert
 from ..null_text import CFG, INNER_STEPS, optimise_null_text, spans_of_steps
 from . import KEY
@@ -132,12 +132,14 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
     steps = len(inversion.sigmas) - 1
     show = latent_preview.prepare_callback(bare, steps)
     found: list[torch.Tensor] = []
+    used_up = {T5_IDS, T5_WEIGHTS}  # where the host has made the context of them
 
     def progress(step, denoised, x):
         show(step, denoised, x, steps)
 
     def optimise(model_k, x, sigmas, extra_args=None, callback=None, disable=None):
         guider = model_k.inner_model
+        used_up.difference_update(guider.conds["negative"][0]["model_conds"])
         with torch.inference_mode(False), torch.enable_grad():
             denoise = _differentiable(guider.inner_model, extra_args["model_options"])
             source, empty = (
@@ -169,7 +171,8 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
         inversion.image,
         disable_pbar=True,
     )
-    extras = {**negative[0][1], NULL_TEXT_KEY: (cfg, inversion.sigmas)}
+    extras = {key: value for key, value in negative[0][1].items() if key not in used_up}
+    extras[NULL_TEXT_KEY] = (cfg, inversion.sigmas)
     return [
         [context.to(negative[0][0]), {**extras, "timestep_start": start, "timestep_end": end}]
         for context, start, end in zip(found, *spans_of_steps(inversion.sigmas), strict=True)

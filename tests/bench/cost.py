@@ -8,6 +8,8 @@ during the whole run, the dearest case. On a CPU, time is that of the processor,
     python dev.py bench cost                             full SD 1.5, latent 64 x 64
     python dev.py bench cost --family sdxl               full SDXL, latent 128 x 128
     python dev.py bench cost --channels 96 --grow        how the ratios grow with the latent, the rows and the words
+    python dev.py bench cost --family flux               Flux.1's layers, a few of them; also sd3 (SD3.5 large), qwen,
+                                                         zimage and, in a host that has it, anima
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sys
 import time
 import weakref
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "comfy"))
 sys.path.append(str(Path(__file__).parent))
@@ -46,11 +48,15 @@ CASES = {  # -> (title, edited prompt, nodes)
 }
 
 
+UNETS = ("sd15", "sdxl")
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", choices=("sd15", "sdxl"), default="sd15")
+    parser.add_argument("--family", choices=(*UNETS, "flux", "sd3", "qwen", "zimage", "anima"), default="sd15")
+    parser.add_argument("--blocks", type=int, help="of a transformer, instead of the few that it has here")
     parser.add_argument("--channels", type=int, default=320, help="width of the UNet; both have 320")
-    parser.add_argument("--latent", type=int, help="height and width of the latent (SD 1.5: 64, SDXL: 128)")
+    parser.add_argument("--latent", type=int, help="height and width of the latent (SD 1.5: 64, others: 128)")
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=4, help="of timing; 0: only arithmetic and memory")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -65,6 +71,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     options = parser.parse_args()
+    if options.family not in UNETS and (options.grow or options.channels != 320):
+        parser.error("--grow, --channels: wanted sd15 or sdxl, whose size they change; a transformer has --blocks")
     if options.edit and options.grow:
         parser.error("--edit: wanted without --grow, whose table has a column for each edit")
     return options
@@ -145,25 +153,22 @@ class Ratios(NamedTuple):
 class Bench:
     """One model, and the runs that are compared on it."""
 
-    def __init__(self, options: argparse.Namespace):
-        real_host.enter(options.device)
+    def __init__(self, options: argparse.Namespace, host: Any):
+        import torch
+
+        self.options, self.dtype = options, getattr(torch, options.dtype)
+        self.load(host, lambda node_id, **inputs: real_host.run_node(host.node(node_id), **inputs))
+
+    def load(self, host, run_node) -> None:
         import torch
         from full_models import LATENT, full_size
         from sampling import Sampling
 
-        if options.device == "cpu":
-            torch.set_num_threads(1)
-        if options.attention == "pytorch":
-            import comfy.ldm.modules.attention as attention
-
-            attention.optimized_attention = attention.attention_pytorch
-            attention.optimized_attention_masked = attention.attention_pytorch
-        host = real_host.load_pack()
-        self.options, self.dtype = options, getattr(torch, options.dtype)
+        options = self.options
         self.side = options.latent or LATENT[options.family]
         model, clip = full_size(options.family, self.dtype, torch.device(options.device), options.channels)
-        run_node = lambda node_id, **inputs: real_host.run_node(host.node(node_id), **inputs)  # noqa: E731
         self.sampling = Sampling(run_node, model, clip)
+        self.what = f"{options.family} architecture, {options.channels} channels"
 
     def runs(self, edits, targets, side, source=SOURCE):
         """kind -> a run of it. Rows: the source, and the targets, which are edited alike."""
@@ -227,6 +232,91 @@ class Bench:
         }
 
 
+class TransformerBench(Bench):
+    """The same with a newer model: a few of the real one's blocks, and a text as its encoder would give it."""
+
+    def load(self, host, run_node) -> None:
+        from full_transformers import FEW, FULL, enter
+        from small_transformers import there_is
+
+        family = self.options.family
+        kind, all_blocks, _ = FULL[family]
+        if not there_is(kind):
+            raise SystemExit(f"Wanted a ComfyUI that has {kind}, got one without it. Name a newer one in COMFYUI.")
+        blocks = self.options.blocks or FEW[family]
+        self.side = self.options.latent or 128
+        self.set_up(enter(family, blocks), host, run_node)
+        self.what = f"{family} architecture, {blocks} of {all_blocks} blocks"
+
+    def set_up(self, name: str, host, run_node) -> None:
+        """``name`` is one of ``small_transformers.SMALL``."""
+        import comfy.model_patcher
+        import torch
+        from transformer_runs import Run
+
+        self.transformer = Run(name, host, run_node, dtype=self.dtype)
+        self.transformer.model = comfy.model_patcher.ModelPatcher(
+            self.transformer.model.model, torch.device(self.options.device), torch.device("cpu")
+        )
+
+    def runs(self, edits, targets, side, source=SOURCE):
+        import torch
+        from full_transformers import DISTILLED
+
+        of, rows = self.transformer, 1 + len(targets)
+        positive, pair = of.pair(*targets, source=source)
+        model = of.model
+        for node, inputs in edits:
+            model = of.run_node(node, model=model, pair=pair, **inputs)[0]
+        settings = {"height": side, "width": side, "steps": self.options.steps}
+        settings["cfg"] = 1.0 if self.options.family in DISTILLED else 4.0
+
+        def run(model, rows):
+            made = of.sample(model, positive, rows=rows, **settings)
+            if self.options.device == "cuda":
+                torch.cuda.synchronize()
+            return made
+
+        return {"stock": lambda: run(of.model, rows), "P2P": lambda: run(model, 1)}, lambda built: run(built, rows)
+
+    def built_maps(self, name, side):
+        import torch
+        from transformer_runs import edits_of, explicit
+
+        _, pair = self.transformer.pair(CASES[name][1], source=SOURCE)
+        kinds, gains = (("shared",), [("small", 3.0)]) if name == "refine" else (("shared", "swapped"), [])
+        edits = edits_of(self.transformer, pair, kinds, gains, cross_end=1.0, self_end=1.0)
+        (grid,) = (
+            self.transformer.host.module("p2p_attention.host.families")
+            .family_of(self.transformer.model)
+            .grids(self.transformer.model, (side, side))
+        )
+        lengths = [prompt.length for prompt in (pair.source, *pair.targets)]
+        return explicit(
+            self.transformer,
+            edits,
+            pair.length,
+            lengths if len(set(lengths)) > 1 else None,
+            images=grid[0] * grid[1],
+            precision=torch.float32 if self.options.device == "cpu" else self.dtype,
+        )
+
+
+def load(options: argparse.Namespace) -> Bench:
+    """The host with the pack in it, and the bench of a family."""
+    real_host.enter(options.device)
+    import torch
+
+    if options.device == "cpu":
+        torch.set_num_threads(1)
+    if options.attention == "pytorch":
+        import comfy.ldm.modules.attention as attention
+
+        attention.optimized_attention = attention.attention_pytorch
+        attention.optimized_attention_masked = attention.attention_pytorch
+    return (Bench if options.family in UNETS else TransformerBench)(options, real_host.load_pack())
+
+
 def compare(bench: Bench) -> list[str]:
     lines = [
         "| edit | time / stock (scatter) | arithmetic | peak memory | every map built: time / stock | arithmetic "
@@ -269,11 +359,11 @@ def grow(bench: Bench) -> list[str]:
 
 def main() -> None:
     options = arguments()
-    bench = Bench(options)
+    bench = load(options)
     side = "several latents" if options.grow else f"latent {bench.side} x {bench.side}"
     head = (
-        f"{options.family} architecture, {options.channels} channels, {side}, {options.dtype} on {options.device} "
-        f"({options.attention} attention), {options.steps} steps, CFG, 1 seed x 2 rows, median of {options.rounds}"
+        f"{bench.what}, {side}, {options.dtype} on {options.device} ({options.attention} attention), {options.steps} "
+        f"steps, 1 seed x 2 rows, median of {options.rounds}"
     )
     table = "\n".join([head, "", *(grow(bench) if options.grow else compare(bench))])
     print("\n" + table)

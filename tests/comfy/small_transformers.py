@@ -34,6 +34,9 @@ class Small:
         channels: of the latent.
         pooled: width of the pooled row, 0 for none.
         blocks: the number of attention calls with text in them.
+        multiple: a text is filled up to whole multiples of it by the model itself.
+        parts: how many times the text stands in the model's own, one behind the other (HiDream: T5 and twice Llama).
+        made: positions of the text that the model itself makes of what is encoded (Anima); 0: it makes none.
         scale: latents are so many times smaller than the others', for a patch of so many times fewer pixels a side.
     """
 
@@ -49,6 +52,9 @@ class Small:
     pooled: int = 0
     blocks: int = 2
     scale: int = 1
+    multiple: int = 1
+    parts: int = 1
+    made: int = 0
 
 
 SD3 = {
@@ -163,6 +169,7 @@ SMALL = {
         },
         before=3,
         after=5,
+        multiple=8,
     ),
     "aura_flow": Small(
         "AuraFlow",
@@ -184,11 +191,14 @@ SMALL = {
             "num_routed_experts": 2, "num_activated_experts": 1, "axes_dims_rope": (4, 6, 6),
             "max_resolution": (32, 32), "llama_layers": [0, 1],
         },
+        filled=12,
         pooled=32,
+        parts=3,
     ),
     "cosmos_predict2": Small(
         "CosmosT2IPredict2", "CosmosPredict2", {"image_model": "cosmos_predict2", **COSMOS}, filled=12, frames=True
     ),
+    "anima": Small("Anima", "Anima", {"image_model": "anima", **COSMOS}, frames=True, made=512),
     "wan": Small(
         "WAN21_T2V",
         "WAN21",
@@ -215,10 +225,11 @@ def small(name: str, **changes: Any):
     import comfy.ldm.flux.model
     import comfy.model_base
     import comfy.model_patcher
+    import comfy.ops
     import comfy.supported_models
 
     entry = SMALL[name]
-    settings = {**entry.settings, **changes, "dtype": torch.float32}
+    settings = {**entry.settings, "dtype": torch.float32, **changes}
     if entry.kind in ("Flux", "Flux2") and "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__annotations__:
         settings.setdefault("txt_ids_dims", [3] if len(settings["axes_dim"]) == 4 else [])  # newer hosts
     if entry.kind == "Chroma" and "vec_in_dim" in comfy.ldm.chroma.model.ChromaParams.__annotations__:
@@ -226,6 +237,16 @@ def small(name: str, **changes: Any):
     config = getattr(comfy.supported_models, entry.config)(settings)
     model_type = {"FluxSchnell": {"model_type": comfy.model_base.ModelType.FLOW}}.get(entry.config, {})
     model = getattr(comfy.model_base, entry.kind)(config, **model_type)
+    if entry.made and entry.width != 1024:  # Anima's adapter has one size
+        adapter = type(model.diffusion_model.llm_adapter)
+        model.diffusion_model.llm_adapter = adapter(
+            source_dim=entry.width,
+            target_dim=entry.width,
+            model_dim=entry.width,
+            num_layers=2,
+            num_heads=2,
+            operations=comfy.ops.manual_cast,
+        )
     randomise(model.diffusion_model, seed=1)
     for at, parameter in model.diffusion_model.named_parameters():
         if NORMS_OF_QUERIES.search(at):  # peaked attention, as trained models have
@@ -247,22 +268,34 @@ def row_of(name: str, words: list[str], length: int | None = None) -> tuple[torc
     extras: dict[str, Any] = {"pooled_output": pooled}
     if name == "hidream":
         extras["conditioning_llama3"] = torch.stack([context, context.flip(-1)], dim=1)
+    if entry.made:  # Anima: its T5 tokens are the words and the end; the other encoder's are two more
+        extras["t5xxl_ids"] = torch.tensor([zlib.crc32(token.encode()) % 32128 for token in tokens], dtype=torch.int)
+        extras["t5xxl_weights"] = torch.tensor([1.2 if token == "chair" else 1.0 for token in tokens])
+        context = torch.cat([context, context[:, -1:] * 0.5, context[:, :1] * 0.5], dim=1)
     return context, extras
 
 
 def prompt_of(module: Any, name: str, words: list[str]) -> Any:
-    """The same as a ``Prompt`` of the pack, whose module is handed over: each word is one position."""
+    """The same as a ``Prompt`` of the pack, whose module is handed over: each word is one position of each part."""
     entry = SMALL[name]
-    length = row_of(name, words)[0].shape[1]
+    length = max(entry.filled, entry.before + len(words) + entry.after)
     said = range(entry.before, entry.before + len(words))
     ends = range(said.stop, said.stop + entry.after)
+
+    def of_parts(positions):
+        return tuple(part * length + position for part in range(entry.parts) for position in positions)
+
+    def word(text, at):
+        parts = (1,) * entry.parts if entry.parts > 1 else ()
+        return module.Word(text, (zlib.crc32(text.encode()),) * entry.parts, of_parts([at]), parts=parts)
+
     return module.Prompt(
         " ".join(words),
-        tuple(module.Word(word, (zlib.crc32(word.encode()),), (at,)) for word, at in zip(words, said, strict=True)),
-        tuple(range(entry.before)),
-        tuple(ends),
-        tuple(range(ends.stop, length)),
-        length,
+        tuple(map(word, words, said)),
+        of_parts(range(entry.before)),
+        of_parts(ends),
+        of_parts(range(ends.stop, length)),
+        entry.parts * length,
     )
 
 

@@ -184,6 +184,19 @@ def test_sd3(read):
     assert (prompt.starts, prompt.ends, prompt.length) == ((0,), (8, 84), 154)
 
 
+@pytest.mark.parametrize("name", [each for each in ("sd3", "hidream") if each in available()])
+def test_an_encoders_positions_are_told_from_anothers(read, name):
+    """So that a swapped word takes over CLIP's maps for CLIP's positions, and T5's for T5's."""
+    prompt = read(made(name), "a cat, 3.5 mushrooms 🐈")
+    for word in prompt.words:
+        assert sum(word.places, ()) == word.positions and len(word.places) == {"sd3": 2, "hidream": 3}[name]
+        bounds = {"sd3": (77,), "hidream": (128, 255)}[name]
+        assert all(
+            {sum(position >= bound for bound in bounds) for position in part} == {i}
+            for i, part in enumerate(word.places)
+        )
+
+
 def test_sd3_in_several_chunks(read):
     prompt = read(made("sd3"), "cat " * 100)
     assert prompt.length == 2 * 77 + 101
@@ -247,6 +260,66 @@ def test_a_template_that_the_user_types(read):
     prompt = read(made("qwen_image"), text)
     assert layout(prompt)[:2] == [("a", (0,)), ("cat", (1,))]
     assert "red" not in words(prompt), "what was cut has no row"
+
+
+# ---- words that the vocabulary does not have
+
+
+def test_words_that_the_encoder_reads_alike_are_said(run_node, caplog):
+    """T5 has one token for all that it does not know."""
+    source = "a 🐈 on 草"
+    run_node("P2PPromptPair", clip=made("chroma"), source=source, target="a 🐈 on grass\n---\na 🐕 on 草")
+    assert "reads '🐈' and '🐕' alike" in caplog.text and caplog.text.count("alike") == 1
+    caplog.clear()
+    run_node("P2PPromptPair", clip=made("qwen_image"), source=source, target="a 🐕 on 草")
+    assert "alike" not in caplog.text
+
+
+# ---- texts with pictures in front of them
+
+
+class TwoPixels(torch.nn.Module):
+    """In the place of what sees pictures: a row of each place in the picture, made of its pixels."""
+
+    def forward(self, pixels, grid):
+        places = int(grid.prod()) // 4
+        return pixels.flatten()[: places * 32].reshape(places, 32)
+
+
+@pytest.fixture
+def qwen_with_pictures():
+    clip = encoder("qwen_image")
+    clip.cond_stage_model.qwen25_7b.transformer.visual = TwoPixels()
+    return clip
+
+
+@pytest.mark.parametrize("node, count", [("TextEncodeQwenImageEdit", 1), ("TextEncodeQwenImageEditPlus", 2)])
+def test_words_behind_pictures(run_node, qwen_with_pictures, node, count):
+    """Where they are is seen in a language model's rows: none before a changed word changes."""
+    clip = qwen_with_pictures
+    picture = torch.rand(1, 40, 56, 3, generator=torch.Generator().manual_seed(1))
+    names = ["image"] if node == "TextEncodeQwenImageEdit" else ["image1", "image2"]
+
+    def encoded(text):
+        return run_node(node, clip=clip, prompt=text, **dict.fromkeys(names, picture))[0]
+
+    source, targets = "make the cat red", ("make the dog red", "make the cat on grass red")
+    source_rows, rows = encoded(source), [encoded(text) for text in targets]
+    ((context, extras),), pair = run_node(
+        "P2PPairFromConditioning", clip=clip, source=source, target="\n---\n".join(targets),
+        source_conditioning=source_rows, target_conditioning=rows[0] + rows[1],
+    )  # fmt: skip
+    assert context.shape[1] == pair.length == rows[1][0][0].shape[1]
+    for row, changed_word, target in ((1, 2, pair.targets[0]), (2, 3, pair.targets[1])):
+        changed = ((context[row] - context[0]).abs() > 1e-3).any(1).nonzero()  # sums of other lengths are rounded
+        assert int(changed[0]) == target.words[changed_word].positions[0] > 64 * count
+    words_of = [word.text for word in pair.targets[1].words]
+    assert words_of == targets[1].split() and pair.targets[1].length == pair.source.length + 2
+    with pytest.raises(ValueError, match="Wanted the same pictures in front of the text for source and edits, got"):
+        run_node(
+            "P2PPairFromConditioning", clip=clip, source=source, target="make the dog",
+            source_conditioning=source_rows, target_conditioning=rows[0],
+        )  # fmt: skip
 
 
 # ---- embeddings

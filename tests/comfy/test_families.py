@@ -1,33 +1,32 @@
-"""Edits after the projections, in small random transformers of the host's own classes, through its own sampler.
-
-The oracle writes every map out in float64, edits it and multiplies; it is an attention override of a stock model.
-"""
+"""Edits after the projections, in small random transformers of the host's own classes, through its own sampler."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import pytest
 import torch
+import transformer_runs
 from memory import Census
 from sampling import relative_error
-from small_transformers import SMALL, latent, prompt_of, row_of, small, there_is
+from small_transformers import SMALL, latent, there_is
+from transformer_runs import (
+    CROSS,
+    LONGER,
+    NEGATIVE,
+    NEVER,
+    OTHER,
+    SHORTER,
+    SOURCE,
+    STEPS,
+    SWAP,
+    THIRD,
+    edits_of,
+    explicit,
+)
 
-STEPS = 4
-SOURCE = "a cat on a red chair"
-SWAP = "a dog on a red chair"
-OTHER = "a cat on a blue chair"
-THIRD = "a cat in a red box"
-LONGER = "a cat on a small red wooden chair"
-SHORTER = "a cat"
-NEGATIVE = "blurry dark thing of bad art"  # as many words as SOURCE: cond and uncond share a call
-WINDOWS = {"cross_start": 0.0, "cross_end": 0.8, "self_start": 0.0, "self_end": 0.4}
-NEVER = {"cross_start": 0.0, "cross_end": 0.0, "self_start": 0.0, "self_end": 0.0}
-
-JOINT = tuple(name for name in SMALL if name not in ("hidream", "cosmos_predict2", "wan"))
-CROSS = ("cosmos_predict2", "wan")
+JOINT = tuple(name for name in SMALL if name not in CROSS)
 FAMILIES = [name for name in (*JOINT, *CROSS)]
 PLACED = [
     name for name in JOINT if name not in ("lumina2", "z_image", "flux2")
@@ -36,152 +35,15 @@ PLACED = [
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-class Run:
-    """One architecture: its model, pairs as its text encoder would make them, and runs of the stock sampler."""
-
+class Run(transformer_runs.Run):
     def __init__(self, name, host, run_node):
-        self.name, self.host, self.run_node = name, host, run_node
-        self.model = small(name)
-        self.prompts = host.module("p2p_attention.prompt")
-
-    def pair(self, *targets, source=SOURCE):
-        texts = [text.split() for text in (source, *targets)]
-        prompts = [prompt_of(self.prompts, self.name, words) for words in texts]
-
-        def tokenize(text):
-            return prompt_of(self.prompts, self.name, text.split()).words
-
-        pair = self.prompts.PromptPair(prompts[0], tuple(prompts[1:]), SMALL[self.name].width, tokenize, padded=True)
-        rows = [list(row_of(self.name, words)) for words in texts]
-        return [self.host.module("p2p_attention.conditionings").stack_rows(rows, pair)], pair
-
-    def plain(self, text):
-        context, extras = row_of(self.name, text.split())
-        return [[context, extras]]
-
-    def edit(self, pair, node="P2PAttentionReplace", model=None, **inputs):
-        return self.run_node(node, model=model or self.model, pair=pair, **(inputs or WINDOWS))[0]
-
-    def sample(self, model, positive, seeds=1, cfg=4.0, negative=None, rows=1, sampler="euler", height=20, width=12):
-        """``rows`` of each seed share its noise. Of our models the run itself makes rows."""
-        import comfy.sample
-
-        image = latent(self.name, seeds, height, width)["samples"].repeat_interleave(rows, 0)
-        noise = comfy.sample.prepare_noise(image[::rows], 7).repeat_interleave(rows, 0)
-        negative = negative or self.plain(NEGATIVE)
-        return comfy.sample.sample(
-            model, noise, STEPS, cfg, sampler, "normal", positive, negative, image, seed=7, disable_pbar=True
-        )
-
-    def text_tokens(self, positions):
-        before = {"aura_flow": 8, "flux2": 512 - positions}.get(self.name, 0)
-        multiple = 8 if self.name == "z_image" else 1
-        return before, before + -(-positions // multiple) * multiple
-
-
-@dataclass
-class EditOfRow:
-    """A (S, T), g and c at the middle of a step, and the end of the self window."""
-
-    alignment: torch.Tensor
-    gates: torch.Tensor
-    cross_end: float
-    self_end: float
-    gains: torch.Tensor
-
-
-def explicit(run, edits: Sequence[EditOfRow | None], positions: int, prompts=None, images=60):
-    """The stock model with the edits written out as maps.
-
-    Args:
-        edits: of the edited rows.
-        positions: of the text in a call of ours.
-        prompts: of each row its length, where there is padding behind it.
-    """
-    group = 1 + len(edits)
-    before, texts = run.text_tokens(positions)
-
-    def override(func, q, k, v, heads, *args, **kwargs):
-        options = kwargs["transformer_options"]
-        if not kwargs.get("skip_reshape"):
-            q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
-        q4, k4, v4 = q.double(), k.double(), v.double()
-        scores = q4 @ k4.transpose(-1, -2) / q4.shape[-1] ** 0.5
-        chunk = len(q) // len(options["cond_or_uncond"])
-        sigmas = options["sample_sigmas"]
-        middle = (int((sigmas[:-1] - options["sigmas"][0]).abs().argmin()) + 0.5) / (len(sigmas) - 1)
-        queries, keys = q4.shape[2], k4.shape[2]
-        ours = [
-            row
-            for i, kind in enumerate(options["cond_or_uncond"])
-            if kind == 0
-            for row in range(i * chunk, (i + 1) * chunk)
-        ]
-        joint = queries == keys and queries >= texts + images
-        cross = keys == texts and queries == images
-        alone = queries == keys == images and run.name in (*CROSS, "sd35_medium")
-        text_alone = queries == keys == texts and run.name == "krea2"  # before its blocks
-        if prompts is not None and (joint or cross or text_alone) and ours:
-            for row in ours:
-                length = before + prompts[row % group]
-                scores[row, :, :, length:texts] = -torch.inf
-        maps = scores.softmax(-1)
-        edited = maps.clone()
-        for row in ours:
-            place = (row - ours[0]) % group
-            edit = edits[place - 1] if place else None
-            if edit is None or not (joint or cross or alone):
-                continue
-            source = row - place
-            first = texts if joint else 0
-            if joint or cross:
-                g, c, a = whole(edit, before, texts, middle)
-                mixed = maps[source, :, first:, :texts] @ a * g + maps[row, :, first:, :texts] * (1 - g)
-                edited[row, :, first:, :texts] = mixed * c
-            if (joint or alone) and middle < edit.self_end:
-                at = texts if joint else 0
-                edited[row, :, first:, at:] = maps[source, :, first:, at:]
-        out = (edited @ v4).to(v.dtype)
-        return out if kwargs.get("skip_output_reshape") else out.transpose(1, 2).flatten(2)
-
-    model = run.model.clone()
-    model.model_options["transformer_options"]["optimized_attention_override"] = override
-    return model
-
-
-def whole(edit, before, texts, middle):
-    """g, c and A over all text tokens: what no prompt has is its own counterpart, and follows any open gate."""
-    source, target = edit.alignment.shape
-    open_now = edit.gates * float(middle < edit.cross_end)
-    g = torch.full((texts,), float(open_now.any()), dtype=torch.float64)
-    c = torch.ones(texts, dtype=torch.float64)
-    g[before : before + target], c[before : before + target] = open_now, edit.gains
-    a = torch.zeros(texts, texts, dtype=torch.float64)
-    a[range(before), range(before)] = 1.0
-    a[before : before + source, before : before + target] = edit.alignment.double()
-    if source == target:
-        rest = range(before + source, texts)
-        a[rest, rest] = 1.0
-    return g, c, a
-
-
-def edits_of(run, pair, kinds=("shared", "swapped"), gains=(), cross_end=0.8, self_end=0.4):
-    align = run.host.module("p2p_attention.align").align
-    edits = []
-    for target in pair.targets:
-        alignment = align(pair.source, target)
-        c = torch.ones(target.length, dtype=torch.float64)
-        for word, factor in gains:
-            c[list(pair.find(word, target))] = factor
-        gates = torch.tensor([float(kind in kinds) for kind in alignment.kinds]).double()
-        edits.append(EditOfRow(alignment.matrix, gates, cross_end, self_end, c))
-    return edits
+        if not there_is(name):
+            pytest.skip("newer hosts have it")
+        super().__init__(name, host, run_node)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def run(request, host, run_node):
-    if not there_is(request.param):
-        pytest.skip("newer hosts have it")
     return Run(request.param, host, run_node)
 
 
@@ -227,7 +89,7 @@ def test_rows_of_unequal_length_are_their_own_runs(run, targets):
     for row, text in enumerate((SOURCE, *targets)):
         alone = run.sample(run.model, run.plain(text), seeds=2, height=16, width=16)
         assert relative_error(got[row::3], alone) < 2e-4
-    if len({prompt.length for prompt in (pair.source, *pair.targets)}) > 1:
+    if len({prompt.length for prompt in (pair.source, *pair.targets)}) > 1 and not SMALL[run.name].made:
         stock = run.sample(run.model, conditioning, seeds=2, rows=3, height=16, width=16)
         assert relative_error(got, stock) > 1e-2, "they would not be, by themselves"
 
@@ -238,7 +100,8 @@ def test_edits_of_unequal_length_equal_explicit_maps(run):
         pytest.skip("the oracle's rows have their texts at the beginning")
     got = run.sample(run.edit(pair), conditioning)
     lengths = [prompt.length for prompt in (pair.source, *pair.targets)]
-    oracle = explicit(run, edits_of(run, pair), pair.length, lengths)
+    filled = None if SMALL[run.name].made else lengths  # the model's own filling is attended to
+    oracle = explicit(run, edits_of(run, pair), pair.length, filled)
     assert relative_error(got, run.sample(oracle, conditioning, rows=3)) < 2e-4
     alone = run.sample(run.model, run.plain(SOURCE))
     assert relative_error(got[:1], alone) < 2e-4
@@ -257,8 +120,9 @@ def words_seen(run, positions, seen):
         )
         maps = (queries.double() @ keys.double().mT / queries.shape[-1] ** 0.5).softmax(-1).mean(1)
         if maps.shape[2] == maps.shape[1] >= texts + 60 or maps.shape[1:] == (60, texts):
-            first = maps.shape[1] - 60 if run.name != "z_image" else texts
-            seen.append(maps[:, first : first + 60, :texts])
+            first = {"z_image": texts, "hidream": 0}.get(run.name, maps.shape[1] - 60)
+            text = slice(60, None) if run.name == "hidream" else slice(texts)
+            seen.append(maps[:, first : first + 60, text])
         return func(q, k, v, heads, *args, **kwargs)
 
     model = run.model.clone()
@@ -290,7 +154,7 @@ def test_recorded_maps_are_the_stock_models(run, attention):
     before, _ = run.text_tokens(pair.length)
     for row, prompt in enumerate((pair.source, *pair.targets)):
         for k, word in enumerate(prompt.words):
-            wanted = maps[row::3, :, before + word.positions[0]]
+            wanted = maps[row::3, :, [before + position for position in word.positions]].sum(-1)
             torch.testing.assert_close(mean[:, row, k].flatten(1), wanted.float(), atol=2e-4, rtol=2e-3)
 
 
@@ -325,7 +189,7 @@ def test_every_attention_function_of_the_host(name, backend, host, run_node):
 # ---- the way back
 
 
-@pytest.mark.parametrize("name", ["flux", "sd3", "wan", "cosmos_predict2", "chroma"])
+@pytest.mark.parametrize("name", ["flux", "sd3", "wan", "cosmos_predict2", "anima", "chroma"])
 def test_pictures_are_inverted(name, host, run_node):
     """A flow's way back is its own straight steps; the source row of a pair has the length of its own text."""
     run = Run(name, host, run_node)
@@ -348,9 +212,10 @@ def test_pictures_are_inverted(name, host, run_node):
             negative=run.plain(NEGATIVE), latent_image={"samples": image}, **settings,
         )[0]["samples"]  # fmt: skip
 
-    back = sample(inverted(run.model, "free"), run.plain(SOURCE), 1.0)
+    with torch.inference_mode():
+        back = sample(inverted(run.model, "free"), run.plain(SOURCE), 1.0)
+        edited = sample(inverted(run.edit(pair), "pin"), conditioning, 4.0)
     assert (back - image).norm() < 1e-5 * image.norm()
-    edited = sample(inverted(run.edit(pair), "pin"), conditioning, 4.0)
     assert torch.equal(edited[:1], image)
     assert (edited[1:] - image).norm() > 1e-2 * image.norm()
 
@@ -358,7 +223,7 @@ def test_pictures_are_inverted(name, host, run_node):
 # ---- nothing stays behind
 
 
-@pytest.mark.parametrize("name", ["flux", "z_image", "wan"])
+@pytest.mark.parametrize("name", ["flux", "z_image", "anima", "wan"])
 def test_however_a_run_ends(name, host, run_node):
     import comfy.model_management as management
 
@@ -448,6 +313,46 @@ def test_attention_that_does_not_come_by_is_found_out(run):
     assert len(calls) == 1
 
 
+def test_a_block_whose_attention_does_not_come_by_is_found_out(run):
+    """Another node computes the last block in a way of its own."""
+    conditioning, pair = run.pair(SWAP)
+    attention_calls, model_calls = [], []
+
+    def counted(func, *args, **kwargs):
+        attention_calls.append(1)
+        return func(*args, **kwargs)
+
+    run.sample(with_override(run.model, counted), conditioning, cfg=1.0, rows=2)
+    in_a_model_call = len(attention_calls) // STEPS
+
+    def around(apply_model, args):
+        model_calls.append(1)
+        options = {**args["c"]["transformer_options"]}
+        ours, met = options[SLOT], []
+
+        def all_but_the_last(func, *args, **kwargs):
+            met.append(1)
+            return func(*args, **kwargs) if len(met) == in_a_model_call else ours(func, *args, **kwargs)
+
+        options[SLOT] = all_but_the_last
+        return apply_model(args["input"], args["timestep"], **{**args["c"], "transformer_options": options})
+
+    model = run.edit(pair)
+    model.set_model_unet_function_wrapper(around)
+    blocks = SMALL[run.name].blocks
+    with pytest.raises(ValueError, match=f"in all its {blocks} blocks, but only that of {blocks - 1} came by"):
+        run.sample(model, conditioning, cfg=1.0)
+    assert len(model_calls) == 1
+
+
+@pytest.mark.parametrize("name, other", [("flux", "SD3"), ("sd3", "Flux"), ("wan", "CosmosT5")])
+def test_a_pair_of_another_encoder_of_the_same_width_is_refused(name, other, host, run_node):
+    run = Run(name, host, run_node)
+    _, pair = run.pair(SWAP)
+    with pytest.raises(ValueError, match="Wanted a prompt pair made by the text encoder of .*Connect the CLIP of this"):
+        run.edit(replace(pair, encoder=f"{other}Tokenizer"))
+
+
 @pytest.mark.parametrize("name", ["flux_dev", "qwen_image"])
 def test_reference_pictures_are_part_of_the_picture(name, host, run_node):
     """Kontext, Qwen-Image-Edit: as queries and as keys, in explicit maps as well."""
@@ -465,6 +370,17 @@ def test_reference_pictures_are_part_of_the_picture(name, host, run_node):
         "P2PRecordAttention", model=run.model, pair=pair, words="", attention="cross", map_resolution="auto"
     )
     assert torch.equal(run.sample(model, conditioning, seeds=2), stock), "maps are those of the picture itself"
+
+
+def test_hidream_wants_texts_of_one_length_and_no_picture_beside(host, run_node):
+    run = Run("hidream", host, run_node)
+    with pytest.raises(ValueError, match="Wanted texts of one length for HiDream.*got 12, 16 tokens for Llama"):
+        run.pair("a cat and " + LONGER + " and a dog now")
+    conditioning, pair = run.pair(SWAP)
+    picture = latent("hidream")["samples"]
+    beside = [[context, {**extras, "concat_latent_image": picture}] for context, extras in conditioning]
+    with pytest.raises(ValueError, match="Wanted HiDream without reference pictures, got image_cond.*Remove"):
+        run.sample(run.edit(pair), beside)
 
 
 def test_areas_of_a_picture(run):
@@ -498,9 +414,9 @@ def test_frames_are_edited_together(name, host, run_node):
     noise = comfy.sample.prepare_noise(image, 7)
 
     def sample(model, rows):
-        negative = run.plain(NEGATIVE)
+        positive, negative = run.as_made(conditioning) if rows > 1 else conditioning, run.plain(NEGATIVE)
         return comfy.sample.sample(
-            model, noise.repeat_interleave(rows, 0), STEPS, 4.0, "euler", "normal", conditioning, negative,
+            model, noise.repeat_interleave(rows, 0), STEPS, 4.0, "euler", "normal", positive, negative,
             image.repeat_interleave(rows, 0), seed=7, disable_pbar=True,
         )  # fmt: skip
 

@@ -271,7 +271,7 @@ def test_other_kinds_of_models_are_refused(run_node, sampling, name):
     assert not model.model_options.get("prompt_to_prompt") and not model.wrappers
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if name != "hidream"])
+@pytest.mark.parametrize("name", SMALL)
 def test_a_pair_of_another_models_text_encoder_is_refused(run_node, name):
     if not there_is(name):
         pytest.skip("newer hosts have it")

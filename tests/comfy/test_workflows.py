@@ -1,4 +1,4 @@
-"""Every saved workflow, run node by node in the host on small models of the kinds SD 1.5 and SDXL."""
+"""Every saved workflow, run node by node in the host on small models: of the kinds SD 1.5 and SDXL, and newer ones."""
 
 from __future__ import annotations
 
@@ -8,13 +8,24 @@ import pytest
 import torch
 from real_host import PACK
 from sampling import relative_error
+from small_encoders import available, encoder
 from small_models import UNET, randomise, sd15, sdxl
+from small_transformers import small, there_is
+from test_families_with_texts import TEXTS
 
 from tools.workflow_api import api_form, prompt_pair, uses_demo_model, without_p2p
 
 SAVED = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (PACK / "workflows").glob("*.json")}
 FIGURES = ["word_swap", "softer_constraint", "new_phrase", "global_edit", "reweight", "local_blend", "real_image"]
 MODELS = {"sd15": sd15, "sdxl": sdxl}
+# Templates of newer models -> the model that stands in for what their loaders load.
+NEWER = {
+    "edits_flux1": "flux_dev",
+    "edits_qwen_image": "qwen_image",
+    "edits_z_image": "z_image",
+    "edits_sd35": "sd35_medium",
+    "edits_anima": "anima",
+}
 SHOWING = ("P2PShowBlendMask", "P2PAttentionMaps")
 RUNS = [
     (name, family)
@@ -22,6 +33,7 @@ RUNS = [
     for name in sorted(SAVED)
     if uses_demo_model(api_form(name)) or name.endswith(family)
 ]
+RUNS += list(NEWER.items())
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +53,15 @@ def run(host, run_node, models, tmp_path, monkeypatch):
 
     def start(prompt, family):
         results = {}
+        if family not in models:
+            models[family] = newer(family)
+        model, clip = models[family]
         stand_ins = {
-            "P2PLoadDemoModel": lambda **_: (*models[family], None),
-            "CheckpointLoaderSimple": lambda **_: (*models[family], None),
+            "P2PLoadDemoModel": lambda **_: (model, clip, None),
+            "CheckpointLoaderSimple": lambda **_: (model, clip, None),
+            "UNETLoader": lambda **_: (model,),
+            "CLIPLoader": lambda **_: (clip,),
+            "DualCLIPLoader": lambda **_: (clip,),
             "ControlNetLoader": lambda **_: (small_control_net(),),
             "LoadImage": lambda **_: (torch.rand(1, 48, 64, 3, generator=torch.manual_seed(2)), None),
             "VAEEncode": lambda **_: ({"samples": torch.randn(1, 4, 8, 8, generator=torch.manual_seed(1))},),
@@ -57,7 +75,7 @@ def run(host, run_node, models, tmp_path, monkeypatch):
                 values = {k: outputs(v[0])[v[1]] if isinstance(v, list) else v for k, v in inputs.items()}
                 if kind in ("KSampler", "P2PDDIMInvert"):
                     values["steps"] = 3
-                if kind in ("EmptyLatentImage", "ImageScale"):
+                if kind in ("EmptyLatentImage", "EmptySD3LatentImage", "ImageScale"):
                     values["width"] = values["height"] = 64
                 results[node_id] = stand_ins[kind](**values) if kind in stand_ins else run_node(kind, **values)
             return results[node_id]
@@ -65,6 +83,14 @@ def run(host, run_node, models, tmp_path, monkeypatch):
         return outputs
 
     return start
+
+
+def newer(name):
+    """(model, clip) of the kind that a template of a newer model loads."""
+    kind, changes, _ = TEXTS[name]
+    if not there_is(name) or kind not in available():
+        pytest.skip("newer hosts have it")
+    return small(name, **changes), encoder(kind)
 
 
 def save_lora(path):
@@ -94,6 +120,22 @@ def small_control_net():
 def only(prompt, kind):
     (node_id,) = (node_id for node_id, node in prompt.items() if node["class_type"] == kind)
     return node_id
+
+
+def test_a_workflow_of_a_newer_model_is_run():
+    assert {name for name in SAVED if name.startswith("edits_")} == set(NEWER)
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_a_loader_names_the_files_that_its_template_loads(name):
+    """As the host's own templates do, so that the page can offer them."""
+    loaders = [node for node in SAVED[name]["nodes"] if "Loader" in node["type"]]
+    assert loaders
+    for node in loaders:
+        wanted = {value for value in node["widgets_values"] if value.endswith(".safetensors")}
+        models = node["properties"]["models"]
+        assert {model["name"] for model in models} == wanted
+        assert all(model["url"].startswith("https://") and model["url"].endswith(model["name"]) for model in models)
 
 
 @pytest.mark.parametrize("name, family", RUNS, ids=["-".join(run) for run in RUNS])

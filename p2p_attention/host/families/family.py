@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,6 +59,14 @@ class Family(Protocol):
 
     def require_loaded(self, diffusion_model: torch.nn.Module) -> None:
         """As ``require``, of the model as it was loaded for the run: other packs put layers in then."""
+
+    def finish_texts(self, model: Any, conds: Mapping[str, Sequence[dict]]) -> None:
+        """What the model itself makes of a pair's rows before a run: each row as its own run would have it.
+
+        Args:
+            model: the host's ModelPatcher, loaded.
+            conds: the run's own; contexts are put in place of what they are made of.
+        """
 
     def layers(self, model: Any) -> Mapping[Any, Layer]:
         """The attention layers of which maps can be taken, by the name that the family's hook gives them."""

@@ -1,4 +1,4 @@
-"""Transformers in which text and image share one softmax: Flux, Chroma, SD3, Qwen-Image, Lumina 2, Z-Image, AuraFlow.
+"""Transformers in which text and image share one softmax: Flux, Chroma, SD3, Qwen-Image, Z-Image, HiDream and others.
 
 The cross window gates the text's columns, the self window the picture's; text queries keep their own map. Reference
 pictures (Flux Kontext, Qwen-Image-Edit) are part of the picture's tokens, as queries and as keys.
@@ -49,6 +49,16 @@ def _krea_blocks(module: Any) -> list[tuple[str, int]]:
     return [("single", i) for i in range(len(module.blocks))]
 
 
+def _hidream_blocks(module: Any) -> list[tuple[str, int]]:
+    double, single = len(module.double_stream_blocks), len(module.single_stream_blocks)
+    return [("double", i) for i in range(double)] + [("single", i) for i in range(single)]
+
+
+def _hidream_positions(context: torch.Tensor, inputs: Mapping[str, Any]) -> int:
+    """T5's rows, Llama's last layer and the layer that is the block's, one behind the other."""
+    return context.shape[1] + 2 * inputs["encoder_hidden_states_llama3"].shape[2]
+
+
 def _middle_of(blocks: Callable[[Any], list[tuple[str, int]]]) -> Callable[[Any], Sequence[int]]:
     return lambda module: _middle_third(len(blocks(module)))
 
@@ -61,6 +71,7 @@ def _lumina_places(module: Any, positions: int) -> TextPlaces:
 
 FLUX = Architecture(
     name="Flux.1",
+    encoders=frozenset({"FluxTokenizer"}),
     width=width_of("txt_in"),
     patch=lambda module: module.patch_size,
     blocks=_flux_blocks,
@@ -69,6 +80,7 @@ FLUX = Architecture(
 )
 FLUX2 = Architecture(
     name="Flux.2",
+    encoders=frozenset({"Flux2Tokenizer", "KleinTokenizer", "KleinTokenizer8B"}),
     width=width_of("txt_in"),
     patch=lambda module: module.patch_size,
     blocks=_flux_blocks,
@@ -81,6 +93,7 @@ ARCHITECTURES = {
     "flux.model.Flux 2": FLUX2,
     "chroma.model.Chroma": Architecture(
         name="Chroma",
+        encoders=frozenset({"PixArtTokenizer"}),
         width=width_of("txt_in"),
         patch=lambda module: module.patch_size,
         blocks=_flux_blocks,
@@ -89,6 +102,7 @@ ARCHITECTURES = {
     ),
     "modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": Architecture(
         name="SD3",
+        encoders=frozenset({"SD3Tokenizer"}),
         width=width_of("context_embedder"),
         patch=lambda module: module.patch_size,
         blocks=_blocks_of("joint_blocks"),
@@ -98,6 +112,7 @@ ARCHITECTURES = {
     ),
     "qwen_image.model.QwenImageTransformer2DModel": Architecture(
         name="Qwen-Image",
+        encoders=frozenset({"QwenImageTokenizer"}),
         width=width_of("txt_in"),
         patch=lambda module: module.patch_size,
         blocks=_blocks_of("transformer_blocks"),
@@ -106,6 +121,7 @@ ARCHITECTURES = {
     ),
     "lumina.model.NextDiT": Architecture(
         name="Lumina 2 or Z-Image",
+        encoders=frozenset({"LuminaTokenizer", "ZImageTokenizer"}),
         width=width_of("cap_embedder.1"),
         patch=lambda module: module.patch_size,
         blocks=_blocks_of("layers"),
@@ -114,10 +130,23 @@ ARCHITECTURES = {
         text_calls=lambda module: len(module.context_refiner),
         moves=True,
         filling="cap_pad_token",
-        references=False,
+        beside=frozenset({"ref_latents", "ref_contexts", "siglip_feats"}),
+    ),
+    "hidream.model.HiDreamImageTransformer2DModel": Architecture(
+        name="HiDream",
+        encoders=frozenset({"HiDreamTokenizer"}),
+        width=lambda module: getattr(module.caption_projection[-1].linear, "in_features", None),
+        patch=lambda module: module.patch_size,
+        blocks=_hidream_blocks,
+        map_blocks=_middle_of(_hidream_blocks),
+        places=lambda module, positions: TextPlaces(positions),
+        positions=_hidream_positions,
+        text_last=True,
+        beside=frozenset({"image_cond"}),
     ),
     "aura.mmdit.MMDiT": Architecture(
         name="AuraFlow",
+        encoders=frozenset({"AuraT5Tokenizer"}),
         width=width_of("cond_seq_linear"),
         patch=lambda module: module.patch_size,
         blocks=_aura_blocks,
@@ -128,6 +157,7 @@ ARCHITECTURES = {
     ),
     "krea2.model.SingleStreamDiT": Architecture(
         name="Krea 2",
+        encoders=frozenset({"Krea2Tokenizer"}),
         width=lambda module: module.txtlayers * module.txtdim,
         patch=lambda module: module.patch,
         blocks=_krea_blocks,
@@ -141,11 +171,7 @@ ARCHITECTURES = {
 class Joint(Transformer):
     """The family, see ``Family``."""
 
-    supported = "Flux, Chroma, SD3, Qwen-Image, Lumina 2, Z-Image, AuraFlow and Krea 2"
-    encoders = frozenset(
-        f"{name}Tokenizer"
-        for name in ("Flux", "PixArt", "SD3", "QwenImage", "Lumina", "ZImage", "AuraT5", "Klein", "Flux2", "Krea2")
-    ) | {"KleinTokenizer8B"}
+    supported = "Flux, Chroma, SD3, Qwen-Image, Lumina 2, Z-Image, HiDream, AuraFlow and Krea 2"
     architectures = ARCHITECTURES
     telling = "joint"
 
@@ -160,7 +186,8 @@ class Joint(Transformer):
         if queries != keys:
             return None
         if queries >= texts + state.images:
-            return "joint", TokenLayout.joint(queries, range(texts))
+            first = queries - texts if state.architecture.text_last else 0
+            return "joint", TokenLayout.joint(queries, range(first, first + texts))
         if queries == texts and state.seen.get("text", 0) < state.architecture.text_calls(state.module):
             return "text", TokenLayout.text_only(queries)
         if queries == state.images and state.architecture.image_calls:
@@ -168,11 +195,12 @@ class Joint(Transformer):
         return None
 
     def require_call(self, architecture: Architecture, inputs: Mapping[str, Any]) -> None:
-        beside = [name for name in ("ref_latents", "ref_contexts", "siglip_feats") if inputs.get(name)]
-        if beside and not architecture.references:
+        there = (name for name in architecture.beside if inputs.get(name) is not None)
+        beside = sorted(name for name in there if torch.is_tensor(inputs[name]) or inputs[name])
+        if beside:
             raise ValueError(
-                f"Wanted {architecture.name} without reference pictures, got {', '.join(beside)}: they stand between "
-                "its text and its picture. Remove the reference from the conditioning."
+                f"Wanted {architecture.name} without reference pictures, got {', '.join(beside)}, which stand among "
+                "its own tokens. Remove the reference from the conditioning."
             )
 
     @contextmanager

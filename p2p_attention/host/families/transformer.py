@@ -19,7 +19,7 @@ from ...prompt import Prompt, PromptPair
 from ...text_places import TextPlaces
 from .. import KEY
 from ..attention_calls import AttentionCalls, ModelCall
-from ..encoders import read_prompt
+from ..encoders import name_of, read_prompt
 from .family import Grid, Layer
 from .override import install_override
 
@@ -33,30 +33,36 @@ class Architecture:
 
     Args:
         name: of the models, for messages.
+        encoders: the host's tokenizers of their texts.
         width: of the text's rows; None where the module does not tell.
         patch: image tokens of the model are patches of so many latent pixels a side.
         blocks: the attention calls that see the text, in their order: (block's type, its number), as the host's options
             call them where they do.
         map_blocks: which of them, by their place in ``blocks``, word maps are taken from.
-        places: where prompts stand, in a call whose context has so many positions.
+        places: where prompts stand, in a call whose text has so many positions.
+        positions: of the text of a call, of its context and its other inputs.
         text_calls: how many attention calls of the text alone come first.
         image_calls: whether there are calls of the picture alone that are self-attention of its blocks.
         moves: whether texts of unequal length have to be brought to other places than at the context's beginning.
         filling: the parameter that stands for positions with which the model fills a text up; "" for none.
-        references: whether reference pictures are tokens of the picture, behind it.
+        text_last: whether the text stands behind the picture.
+        beside: inputs with reference pictures that are not tokens behind the picture's own.
     """
 
     name: str
+    encoders: frozenset[str]
     width: Callable[[Any], int | None]
     patch: Callable[[Any], int]
     blocks: Callable[[Any], list[tuple[str, int]]]
     map_blocks: Callable[[Any], Sequence[int]]
     places: Callable[[Any, int], TextPlaces]
+    positions: Callable[[torch.Tensor, Mapping[str, Any]], int] = lambda context, inputs: context.shape[1]
     text_calls: Callable[[Any], int] = lambda module: 0
     image_calls: bool = False
     moves: bool = False
     filling: str = ""
-    references: bool = True
+    text_last: bool = False
+    beside: frozenset[str] = frozenset()
 
 
 def width_of(path: str) -> Callable[[Any], int | None]:
@@ -99,7 +105,6 @@ class Transformer:
     """A family, see ``Family``; ``Joint`` and ``Cross`` say which models and which calls are which."""
 
     supported: str
-    encoders: frozenset[str]
     architectures: Mapping[str, Architecture]
     telling: str  # the kind of call that an edit cannot do without
     pads_texts = True
@@ -107,7 +112,8 @@ class Transformer:
     # ------------------------------------------------------------------------------------------------------ texts
 
     def reads(self, clip: Any) -> bool:
-        return type(getattr(clip, "tokenizer", None)).__name__ in self.encoders
+        name = type(getattr(clip, "tokenizer", None)).__name__
+        return any(name in architecture.encoders for architecture in self.architectures.values())
 
     def read(self, clip: Any, text: str) -> Prompt:
         return read_prompt(clip, text)
@@ -125,16 +131,22 @@ class Transformer:
     def require(self, model: Any, pair: PromptPair | None) -> None:
         architecture = self.architectures[self.kind(model)]
         wanted = architecture.width(model.model.diffusion_model)
-        if pair is not None and (not pair.padded or wanted not in (None, pair.context_dim)):
+        if pair is None:
+            return
+        another = bool(pair.encoder) and pair.encoder not in architecture.encoders
+        if another or not pair.padded or wanted not in (None, pair.context_dim):
             raise ValueError(
                 f"Wanted a prompt pair made by the text encoder of {architecture.name}"
                 + ("" if wanted is None else f", of width {wanted}")
-                + f", got width {pair.context_dim}: it was made by another model's. Connect the CLIP of this model to "
-                "P2P Prompt Pair."
+                + f", got {name_of(pair.encoder)} of width {pair.context_dim}: it was made by another model's. Connect "
+                "the CLIP of this model to P2P Prompt Pair; the type in the CLIP's loader says which it is."
             )
 
     def require_loaded(self, diffusion_model: torch.nn.Module) -> None:
         """Nothing that other packs put into these models when they are loaded is known to be in the way."""
+
+    def finish_texts(self, model: Any, conds: Mapping[str, Sequence[dict]]) -> None:
+        """These attend to what the text encoder gave."""
 
     def variance(self, model: Any) -> Variance:
         if not isinstance(model.get_model_object("model_sampling"), CONST):
@@ -192,16 +204,13 @@ class Transformer:
             images = math.prod(grid) * (x.shape[2] if x.ndim == 5 else 1)
             prompts = calls.prompts(call.rows)
             with self.arranged(module, architecture, c_crossattn, prompts, images) as context:
-                places = architecture.places(module, context.shape[1])
-                state = TextCall(module, architecture, places, c_crossattn.shape[1], grid, images)
+                places = architecture.places(module, architecture.positions(context, kwargs))
+                others = architecture.positions(c_crossattn, kwargs)
+                state = TextCall(module, architecture, places, others, grid, images)
                 options = {**transformer_options, CALL_KEY: state}
                 output = executor(x, t, c_concat, context, control, options, **kwargs)
-            if not met and not state.seen.get(self.telling):
-                raise ValueError(
-                    f"Wanted to edit the attention of {architecture.name}, but none of it came by where it can be "
-                    "edited: another node computes it in a way of its own. Remove that node (replaced blocks, another "
-                    "runtime) from the model."
-                )
+            if not met:
+                _require_all(architecture, state.seen.get(self.telling, 0), len(architecture.blocks(module)))
             met = True
             return output
 
@@ -224,6 +233,17 @@ class Transformer:
 
         add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, around_batch, model_options, is_model_options=True)
         install_override(model_options, around_attention)
+
+
+def _require_all(architecture: Architecture, seen: int, blocks: int) -> None:
+    """Caches of other packs may leave blocks out later on, but not in a run's first model call."""
+    if seen < blocks:
+        raise ValueError(
+            f"Wanted to edit the attention of {architecture.name} in all its {blocks} blocks, but "
+            + (f"only that of {seen}" if seen else "none of it")
+            + " came by where it can be edited: another node leaves blocks out or computes them in a way of its own. "
+            "Remove that node (replaced blocks, another runtime) from the model."
+        )
 
 
 def _probs(

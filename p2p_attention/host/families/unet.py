@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -106,6 +106,9 @@ class UNet:
                 f"Wanted an image UNet, got a video model, with {', '.join(over_time)}. Supported are "
                 f"{self.supported}. Remove the node that adds motion, or use an image checkpoint."
             )
+
+    def finish_texts(self, model: Any, conds: Mapping[str, Sequence[dict]]) -> None:
+        """A UNet attends to what the text encoder gave."""
 
     def variance(self, model: Any) -> Variance:
         if isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
