@@ -46,14 +46,13 @@ def test_every_input_explains_itself(schema):
         assert socket.tooltip, socket
 
 
-def test_help_page_and_readme_name_everything(schema):
+def test_the_help_page_names_everything_and_the_readme_the_node(schema):
     page = (PACK / "web" / "docs" / f"{schema.node_id}.md").read_text(encoding="utf-8")
     readme = (PACK / "README.md").read_text(encoding="utf-8")
     assert page.startswith(f"# {schema.display_name}\n")
-    assert f"### {schema.display_name}\n" in readme
+    assert f"[{schema.display_name}](web/docs/{schema.node_id}.md)" in readme
     for name in (*(socket.id for socket in schema.inputs), *(socket.display_name for socket in schema.outputs)):
         assert f"`{name}`" in page, f"{name} is not on the help page"
-        assert f"`{name}`" in readme, f"{name} is not in the README"
 
 
 @pytest.mark.parametrize("text", ["README.md", "demo/README.md", *(f"web/docs/{node}.md" for node in NODES)])

@@ -91,8 +91,10 @@ def test_every_picture_is_shown_somewhere():
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_explains_itself_and_is_explained(path):
-    """It is in the README and on a help page or in the tutorial, and says itself what to press and what comes of it."""
-    assert f"](workflows/{path.name})" in read(ROOT / "README.md")
+    """A link in the README or the tutorial leads to it, a help page or the tutorial tells of it, and so does it itself."""
+    pages = (ROOT / "README.md", DOCS / "tutorial.md")
+    linked = {(page.parent / target).resolve() for page in pages for target in targets(page)}
+    assert path in linked
     assert any(names(page, path.stem) for page in [*HELP, DOCS / "tutorial.md"])
     notes = [node for node in json.loads(read(path))["nodes"] if node["type"] == "MarkdownNote"]
     text = "\n".join(note["widgets_values"][0] for note in notes)
