@@ -91,7 +91,7 @@ def test_every_picture_is_shown_somewhere():
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_explains_itself_and_is_explained(path):
-    """A link in the README or the tutorial leads to it, a help page or the tutorial tells of it, and so does it itself."""
+    """The README or the tutorial links to it, a help page or the tutorial tells of it, and so does it itself."""
     pages = (ROOT / "README.md", DOCS / "tutorial.md")
     linked = {(page.parent / target).resolve() for page in pages for target in targets(page)}
     assert path in linked
