@@ -97,6 +97,19 @@ def say_what_is_not_edited(edits: Sequence[Edit], conds: Mapping[str, Sequence[d
                 )
 
 
+def say_what_a_control_net_sees(conds: Mapping[str, Sequence[dict]]) -> None:
+    """Its own attention is not edited, and so goes to what fills texts up to one length."""
+    for cond in (cond for entries in conds.values() for cond in entries if PAIR_KEY in cond):
+        pair = cond[PAIR_KEY]
+        lengths = {prompt.length for prompt in (pair.source, *pair.targets)}
+        if cond.get("control") is not None and pair.padded and len(lengths) > 1:
+            say(
+                "the ControlNet sees texts that are filled up to one length, so the source is nearly, not exactly, the "
+                "picture that its text makes alone. It is where source and edits have equally many tokens "
+                f"(now: {', '.join(map(str, sorted(lengths)))})."
+            )
+
+
 def say_where_it_begins(latents: torch.Tensor, sigma: float, sampling: Any) -> None:
     """A run on an empty latent that begins below full noise has nothing to go on from.
 

@@ -31,6 +31,7 @@ from .hints import (
     say_by_which_prompt_it_was_inverted,
     say_that_nothing_is_edited,
     say_that_the_way_up_is_not_edited,
+    say_what_a_control_net_sees,
     say_what_becomes_of_latents,
     say_what_is_not_edited,
     say_where_it_begins,
@@ -121,6 +122,7 @@ def _run(
     inversion = inversion_run(next(iter(inversions), None), guider, sampler, sigmas, latent_image.shape, pairs)
     edits = _of(Edit, works)
     say_what_is_not_edited(edits, guider.conds)
+    say_what_a_control_net_sees(guider.conds)
     say_by_which_prompt_it_was_inverted(inversions, guider.conds, pairs)
     if not inversions:
         say_where_it_begins(latent_image, float(sigmas[0]), patcher.get_model_object("model_sampling"))

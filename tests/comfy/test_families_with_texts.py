@@ -17,6 +17,7 @@ SD3 = {
     "adm_in_channels": 64,
     "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 128}},
 }
+MODELS = {"klein": "flux2"}  # of another name than the texts'
 # transformer -> (text encoder, what changes in its settings, whether texts of these lengths are of unequal length)
 TEXTS = {
     "flux": ("flux", {}, False),
@@ -33,6 +34,7 @@ TEXTS = {
     "anima": ("anima", {}, True),
     "wan": ("wan", {}, False),
     "flux2": ("flux2", {"context_in_dim": 96}, True),
+    "klein": ("klein", {"context_in_dim": 96}, False),
     "krea2": ("krea2", {"txtdim": 32, "txtlayers": 12}, True),
 }
 
@@ -44,10 +46,10 @@ def test_from_texts_to_pictures(name, run_node):
     """With nothing to do all rows are their own runs; an edit leaves the source what it was, and shows."""
     import comfy.sample
 
-    kind, changes, unequal = TEXTS[name]
-    if not there_is(name) or kind not in available():
+    (kind, changes, unequal), model_name = TEXTS[name], MODELS.get(name, name)
+    if not there_is(model_name) or kind not in available():
         pytest.skip("newer hosts have it")
-    model, clip = small(name, **changes), encoder(kind)
+    model, clip = small(model_name, **changes), encoder(kind)
     conditioning, pair = run_node("P2PPromptPair", clip=clip, source=SOURCE, target=EDITS)
     lengths = {prompt.length for prompt in (pair.source, *pair.targets)}
     assert (len(lengths) > 1) == unequal
@@ -62,7 +64,7 @@ def test_from_texts_to_pictures(name, run_node):
     assert again == pair and extras.keys() == conditioning[0][1].keys() and torch.equal(context, conditioning[0][0])
 
     def sample(model, positive, rows=1):
-        image = latent(name, 1, 16, 16)["samples"].repeat_interleave(rows, 0)
+        image = latent(model_name, 1, 16, 16)["samples"].repeat_interleave(rows, 0)
         noise = comfy.sample.prepare_noise(image[:1], 7).repeat_interleave(rows, 0)
         return comfy.sample.sample(
             model, noise, STEPS, 3.0, "euler", "normal", positive, negative, image, seed=7, disable_pbar=True

@@ -253,6 +253,12 @@ def _filled_up(
     if filling is None:
         yield
         return
+    if hasattr(module, "_orig_mod"):
+        raise ValueError(
+            f"Wanted texts that take equally many tokens in {architecture.name}, whose compiled model cannot be told "
+            f"where shorter ones end, got {', '.join(str(len(prompt)) for prompt in prompts)}. Make the texts equally "
+            "long, or remove the node that compiles the model."
+        )
     length = blocks[0].stop
     filled = torch.zeros(len(blocks), length, 1, dtype=torch.bool)
     for row, block, prompt in zip(filled, blocks, prompts, strict=True):

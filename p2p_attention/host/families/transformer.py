@@ -122,7 +122,8 @@ class Transformer:
 
     def kind(self, model: Any) -> str:
         """Its class in ``comfy.ldm``, by which ``architectures`` knows it. Of that class, not derived from it."""
-        cls = type(model.model.diffusion_model)
+        module = model.model.diffusion_model
+        cls = type(getattr(module, "_orig_mod", module))  # compiled ones wrap it
         return f"{cls.__module__.removeprefix('comfy.ldm.')}.{cls.__name__}"
 
     def takes(self, model: Any) -> bool:
