@@ -10,7 +10,7 @@
     python dev.py comfyui [...]     open ComfyUI's page with the pack loaded (arguments go to ComfyUI's main.py)
     python dev.py bench NAME [...]  cost (time and memory), blend (masks), images (editing real images), judge,
                                     samplers (what is exact with each; writes web/docs/samplers.md)
-    python dev.py train [...]       train the demo model into .host/train
+    python dev.py train [flow] [...]  train the demo model, or the second one, into .host/train (train-flow)
     python dev.py translations      write locales/*/nodeDefs.json, and say what is still to be translated
     python dev.py workflow-api      write workflows/api/*.json, what the page queues for each of workflows/*.json
     python dev.py release-check     make the archive that is published, and try it in a fresh ComfyUI
@@ -240,9 +240,11 @@ def bench(arguments):
 
 
 def train(arguments):
+    flow = arguments[:1] == ["flow"]
+    module, out = ("tools.training.flow", HOST / "train-flow") if flow else ("tools.training.train", HOST / "train")
     host = Host()
     return run(
-        [host.python, "-m", "tools.training.train", "--comfyui", host.folder, "--out", HOST / "train", *arguments],
+        [host.python, "-m", module, "--comfyui", host.folder, "--out", out, *arguments[flow:]],
         env=host.environment(),
     )
 

@@ -26,6 +26,8 @@ from safetensors import safe_open
 
 WEIGHTS = Path(__file__).parent / "weights" / "p2p_demo.safetensors"
 
+PARTS = ("unet", "flow", "text", "autoencoder", "latent")  # what the tensors of our files are called after
+
 BOS, EOS, VOCABULARY_SIZE = 49406, 49407, 49408
 
 TEXT = {
@@ -150,60 +152,66 @@ def load_demo_model(path=None):
         FileNotFoundError: there is no weights file at ``path``.
         ValueError: the file is not one of this model's.
     """
-    tensors, metadata = _read(Path(path) if path else WEIGHTS)
-    manager = comfy.model_management
-
-    denoiser = new_denoiser(manager.unet_offload_device())
-    _fill(denoiser.diffusion_model, tensors["unet"])
-    denoiser.latent_format = LatentFormat(
-        tensors["latent"]["rgb_factors"].tolist(), tensors["latent"]["rgb_bias"].tolist()
-    )
-    model = comfy.model_patcher.ModelPatcher(
-        denoiser, load_device=manager.get_torch_device(), offload_device=manager.unet_offload_device()
-    )
-
-    model.cached_patcher_init = (
-        _load_model_again,
-        (path,),
-    )  # newer hosts: for another card or kind of patcher
-
-    target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, TextModel)
-    clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
-    _fill(clip.cond_stage_model.clip_l, _with_full_vocabulary(tensors["text"]))
-
-    vae = _load_vae(tensors["autoencoder"])
+    tensors, metadata = read_weights(Path(path) if path else WEIGHTS, ("unet", "text", "autoencoder", "latent"))
+    denoiser = new_denoiser(comfy.model_management.unet_offload_device())
+    fill(denoiser.diffusion_model, tensors["unet"])
+    model = patcher(denoiser, tensors["latent"], load_demo_model, path)
+    clip = load_clip(comfy.sd1_clip.SD1Tokenizer, TextModel, tensors["text"])
+    vae = load_vae(tensors["autoencoder"])
     logging.info("demo model: %s", metadata.get("recipe", ""))
     return model, clip, vae
 
 
-def _load_model_again(path, disable_dynamic=False):
+def patcher(denoiser, latent, load, path):
+    """The host's ``ModelPatcher`` around a denoiser, whose previews use the part ``latent`` of the file."""
+    manager = comfy.model_management
+    denoiser.latent_format = LatentFormat(latent["rgb_factors"].tolist(), latent["rgb_bias"].tolist())
+    model = comfy.model_patcher.ModelPatcher(
+        denoiser, load_device=manager.get_torch_device(), offload_device=manager.unet_offload_device()
+    )
+    model.cached_patcher_init = (_load_model_again, (load, path))  # newer hosts: for another card or kind of patcher
+    return model
+
+
+def _load_model_again(load, path, disable_dynamic=False):
     """A ``ModelPatcher`` with weights of its own. ``disable_dynamic`` is the host's, of a kind that this one is not."""
-    return load_demo_model(path)[0]
+    return load(path)[0]
 
 
-def _read(path):
-    """``{part: {name: float32 tensor}}`` of the parts unet, text, autoencoder, latent; and the file's metadata."""
+def load_clip(tokenizer, text_model, text):
+    """The host's ``CLIP`` around a text model of one part, filled with the file's part ``text``."""
+    clip = comfy.sd.CLIP(
+        comfy.supported_models_base.ClipTarget(tokenizer, text_model), model_options={"dtype": torch.float32}
+    )
+    whole = clip.cond_stage_model
+    fill(getattr(whole, whole.clip), _with_full_vocabulary(text))
+    return clip
+
+
+def read_weights(path, wanted):
+    """``{part: {name: float32 tensor}}`` of the ``wanted`` parts of a file, and the file's metadata."""
     if not path.is_file():
         raise FileNotFoundError(
             f"wanted the demo model's weights at {path}, got no file. Restore it from the repository, or make it "
-            f"with `python dev.py train`."
+            f"with `python dev.py train{' flow' if 'flow' in wanted else ''}`."
         )
-    parts = {"unet": {}, "text": {}, "autoencoder": {}, "latent": {}}
+    parts = {part: {} for part in wanted}
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         for key in file.keys():
             part, _, name = key.partition(".")
-            if part not in parts:
+            if part not in PARTS:
                 raise ValueError(
                     f"wanted the demo model's weights, got {path} with an unknown tensor {key!r}. "
                     f"Load such a checkpoint with the host's own loader node."
                 )
-            tensor = file.get_tensor(key)
-            parts[part][name] = tensor.float() if tensor.is_floating_point() else tensor
+            if part in parts:
+                tensor = file.get_tensor(key)
+                parts[part][name] = tensor.float() if tensor.is_floating_point() else tensor
     return parts, metadata
 
 
-def _fill(module, state):
+def fill(module, state):
     """``load_state_dict`` that allows only the text model's unused output projection to be missing."""
     missing, unexpected = module.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.endswith(("text_projection.weight", "logit_scale"))]
@@ -232,7 +240,7 @@ def _with_full_vocabulary(text):
     return text
 
 
-def _load_vae(state):
+def load_vae(state):
     """The host's VAE wrapper around the patched autoencoder.
 
     The wrapper fills its module before the patch layers can be put in, so it gets the file's names without them.

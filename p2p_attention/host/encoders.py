@@ -74,6 +74,7 @@ ENCODERS = {
     "QwenImageTokenizer": Encoder("Qwen-Image (Qwen2.5-VL)", pictures=True),
     "Krea2Tokenizer": Encoder("Krea 2 (Qwen3-VL)", pictures=True),
     "AnimaTokenizer": Encoder("Anima (Qwen3, T5)", _adapter_rows),
+    "FlowDemoTokenizer": Encoder("the flow demo model (CLIP)"),
 }
 
 

@@ -71,7 +71,7 @@ def _lumina_places(module: Any, positions: int) -> TextPlaces:
 
 FLUX = Architecture(
     name="Flux.1",
-    encoders=frozenset({"FluxTokenizer"}),
+    encoders=frozenset({"FluxTokenizer", "FlowDemoTokenizer"}),
     width=width_of("txt_in"),
     patch=lambda module: module.patch_size,
     blocks=_flux_blocks,

@@ -1,0 +1,121 @@
+"""The flow demo model inside a real ComfyUI, untrained: the host's classes, its texts, and what training computes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+LONGEST = (
+    "a picture of an umbrella in orange with stripes and a mushroom in purple with dots on the grass at night in the "
+    "fog as a drawing"
+)
+
+
+@pytest.fixture(scope="module")
+def flow(host, tmp_path_factory):
+    """(model, clip, vae) of a file that the training's export wrote, before its first step."""
+    from tools.training import flow as training
+
+    folder = tmp_path_factory.mktemp("flow")
+    options = SimpleNamespace(
+        out=folder, weights=folder / "flow.safetensors", scenes=0, seed=0, steps=1, minutes=1.0, batch=32
+    )
+    torch.manual_seed(0)
+    training.export(options)
+    assert options.weights.stat().st_size <= 14_000_000
+    model, clip, vae = host.module("demo.flow").load_flow_model(options.weights)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.model.diffusion_model.parameters():  # training begins with blocks that do nothing
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model, clip, vae
+
+
+def test_is_made_of_the_hosts_classes(flow):
+    import comfy.ldm.flux.model
+    import comfy.model_base
+    import comfy.model_patcher
+    import comfy.model_sampling
+    import comfy.sd
+    import comfy.sd1_clip
+
+    model, clip, vae = flow
+    assert type(model) is comfy.model_patcher.ModelPatcher
+    assert isinstance(model.model, comfy.model_base.Flux)
+    assert type(model.model.diffusion_model) is comfy.ldm.flux.model.Flux
+    assert isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST)
+    assert type(clip) is comfy.sd.CLIP and isinstance(clip.tokenizer, comfy.sd1_clip.SD1Tokenizer)
+    assert type(vae) is comfy.sd.VAE
+
+
+@pytest.mark.parametrize("prompt, length, words", [("", 28, 0), ("a (house:1.3) in blue", 28, 4), (LONGEST, 28, 27)])
+def test_texts_have_the_length_of_training(run_node, flow, prompt, length, words):
+    context = run_node("CLIPTextEncode", clip=flow[1], text=prompt)[0][0][0]
+    filled = context[0].abs().sum(-1) > 0
+    assert filled.tolist() == [True] * (1 + words) + [False] * (length - 1 - words)
+
+
+def test_longer_texts_are_longer(run_node, flow):
+    lengths = [run_node("CLIPTextEncode", clip=flow[1], text="a " * n)[0][0][0].shape[1] for n in (27, 40, 100)]
+    assert lengths == [28, 41, 154]
+
+
+def test_every_word_is_found_where_it_stands(run_node, flow):
+    _, pair = run_node("P2PPromptPair", clip=flow[1], source=LONGEST, target="a cat")
+    assert [word.positions for word in pair.source.words] == [(i,) for i in range(1, 28)]
+    assert pair.source.length == 28 and pair.padded
+
+
+def test_training_computes_what_the_host_computes(host, flow):
+    """Its forward, by operations that have gradients; with amounts, image queries see the text's values times them."""
+    from tools.training import flow as training
+
+    module = flow[0].model.diffusion_model
+    generator = torch.Generator().manual_seed(5)
+    x, context = (torch.randn(*shape, generator=generator) for shape in ((2, 4, 16, 16), (2, 28, 128)))
+    t, amounts = torch.tensor([0.2, 0.9]), torch.ones(2, 28)
+    rotation = training.rotations(module, 8, 8)
+    wanted = module(x.clone(), t, context.clone())
+    got = training.predict(module, x, t, context, amounts, rotation)
+    assert (got - wanted).norm() < 1e-6 * wanted.norm()
+
+    amounts[:, 3] = -0.5
+    faded = module(x.clone(), t, context.clone(), transformer_options={"optimized_attention_override": faders(amounts)})
+    got = training.predict(module, x, t, context, amounts, rotation)
+    assert (got - faded).norm() < 1e-6 * wanted.norm()
+    assert (faded - wanted).norm() > 1e-3 * wanted.norm()
+
+
+def faders(amounts):
+    def override(func, q, k, v, heads, *args, **kwargs):
+        texts = amounts.shape[1]
+        values = torch.cat([v[:, :, :texts] * amounts[:, None, :, None], v[:, :, texts:]], 2)
+        plain, faded = (func(q, k, each, heads, *args, **kwargs) for each in (v, values))
+        return torch.cat([plain[:, :texts], faded[:, texts:]], 1)
+
+    return override
+
+
+def test_without_weights_a_sentence_says_how_to_make_them(host, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match="wanted the demo model's weights at .* make it with `python dev.py train flow`"
+    ):
+        host.module("demo.flow").load_flow_model(tmp_path / "none.safetensors")
+
+
+def test_edits_of_it_go_through_the_joint_family(run_node, flow):
+    model, clip, _ = flow
+    positive, pair = run_node("P2PPromptPair", clip=clip, source="a house in red", target="a cat in red at night")
+    windows = {"cross_start": 0.0, "cross_end": 0.8, "self_start": 0.0, "self_end": 0.4}
+    (edited,) = run_node("P2PAttentionReplace", model=model, pair=pair, **windows)
+    rows = [
+        run_node(
+            "KSampler", model=each, seed=1, steps=2, cfg=4.0, sampler_name="euler", scheduler="normal",
+            positive=conditioning, negative=run_node("CLIPTextEncode", clip=clip, text="")[0],
+            latent_image={"samples": torch.zeros(1, 4, 16, 16)}, denoise=1.0,
+        )[0]["samples"]
+        for each, conditioning in ((edited, positive), (model, [[positive[0][0][:1], {}]]))
+    ]  # fmt: skip
+    torch.testing.assert_close(rows[0][:1], rows[1])
+    assert (rows[0][1] - rows[0][0]).norm() > 1e-3 * rows[0][0].norm()
