@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import comfy.model_management as management
 import comfy.sample
 import comfy.samplers
 import latent_preview
@@ -45,7 +47,7 @@ def ddim_invert(
         The model, whose runs begin at the noise found, and the noise as the host's LATENT.
 
     Raises:
-        ValueError: the model is no diffusion UNet (flow models are not inverted this way), or there is no picture.
+        ValueError: the model cannot be inverted, or there is no picture.
     """
     family = family_of(model)
     family.require(model, None)
@@ -99,7 +101,7 @@ def ddim_invert(
 def null_text(model: Any, positive: list, negative: list, cfg: float, inner_steps: int) -> list:
     """A negative that changes with every step, so that guidance at ``cfg`` leads back to the inverted picture.
 
-    Runs the host's UNet with gradients. The weights' copies that this may need are freed when it ends.
+    Runs the host's model with gradients. The weights' copies that this may need are freed when it ends.
 
     Args:
         model: from P2P DDIM Invert.
@@ -140,7 +142,7 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
     def optimise(model_k, x, sigmas, extra_args=None, callback=None, disable=None):
         guider = model_k.inner_model
         used_up.difference_update(guider.conds["negative"][0]["model_conds"])
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), _gradients_pass():
             denoise = _differentiable(guider.inner_model, extra_args["model_options"])
             source, empty = (
                 _model_inputs(guider.conds[name][0], len(x), x.device) for name in ("positive", "negative")
@@ -177,6 +179,22 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
         [context.to(negative[0][0]), {**extras, "timestep_start": start, "timestep_end": end}]
         for context, start, end in zip(found, *spans_of_steps(inversion.sigmas), strict=True)
     ]
+
+
+@contextmanager
+def _gradients_pass() -> Iterator[None]:
+    """Transformers add in place to what a gradient needs (torch then keeps a copy), and on newer hosts compute some
+    parts by kernels without a gradient, unless the host is told that it trains."""
+    missing = object()
+    before = getattr(management, "in_training", missing)
+    if before is not missing:
+        management.in_training = True
+    try:
+        with torch.autograd.graph.allow_mutation_on_saved_tensors():
+            yield
+    finally:
+        if before is not missing:
+            management.in_training = before
 
 
 def _differentiable(base: Any, model_options: dict) -> Callable[[torch.Tensor, float, dict], torch.Tensor]:
