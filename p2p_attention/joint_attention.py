@@ -76,6 +76,27 @@ class TokenLayout:
         return _others(self.text_keys, self.keys)
 
 
+@dataclass(frozen=True)
+class Injection:
+    """What a layer injects where the windows say that something is injected.
+
+    Args:
+        text: whether the text's columns of the source's map are.
+        image: whether its image columns are.
+        renormalise: whether a row's total is brought back to 1, gains apart: it is not where the two differ.
+        queries: image queries attend, in place of all this, with the source's image queries to the source's image keys
+            and their own text keys, while the image's window lasts; no alignment takes part.
+    """
+
+    text: bool = True
+    image: bool = True
+    renormalise: bool = False
+    queries: bool = False
+
+
+ALL = Injection()
+
+
 @dataclass(frozen=True, eq=False)
 class JointEquation:
     """What the image queries of one edited row see at one step.
@@ -87,12 +108,15 @@ class JointEquation:
         image: s, of the image columns, 0 (the row's own) to 1 (the source's).
         mass: what of a map's total the columns stand for, to renormalise by: (A g (T,), 1 - g (T,)). Gains are no part
             of it, a fader changes the total.
+        queries: see ``Injection``; the map is then one of the source's image queries and keys and the row's text keys,
+            ``keep`` its gains.
     """
 
     inject: torch.Tensor | None
     keep: torch.Tensor | None
     image: float
     mass: tuple[torch.Tensor, torch.Tensor] | None = None
+    queries: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +127,7 @@ class _Call:
         part: which queries.
         out: whose output it is, and whose values are used.
         source: whose queries, keys and mask are.
+        own_text: whether keys of the text, and the mask, are those of ``out`` all the same.
         matrices: (n, T, T), applied to the text's values; None for none.
         scales: (n, K), factors of the values, the text's only where ``matrices`` is None; None for ones.
         padding: (n, 1, 1, K), 0 and -inf, added to the scores; None where no key is padding.
@@ -113,6 +138,7 @@ class _Call:
     part: range
     out: Rows
     source: Rows
+    own_text: bool
     matrices: torch.Tensor | None
     scales: torch.Tensor | None
     padding: torch.Tensor | None
@@ -135,8 +161,7 @@ def joint_equation(
     length: int,
     source_at: int = 0,
     target_at: int = 0,
-    inject_image: bool = True,
-    renormalise: bool = False,
+    injection: Injection = ALL,
 ) -> JointEquation | None:
     """One row's (A, g, c, s) at one step, over ``length`` text tokens; None if it is to be left alone.
 
@@ -148,16 +173,16 @@ def joint_equation(
         state: g and c, (T,) each.
         length: of the call's text.
         source_at, target_at: where in it the source's and the target's first position are.
-        inject_image: whether this call takes part in self-attention injection.
-        renormalise: whether a row's total is brought back to 1, gains apart.
+        injection: what of it this call takes part in.
     """
-    image = float(state.self_attention and inject_image)
-    if not image and not any(state.gates) and all(gain == 1.0 for gain in state.gains):
+    image = float(state.self_attention and injection.image)
+    opened = state.gates if injection.text and not injection.queries else (0.0,) * len(state.gates)
+    if not image and not any(opened) and all(gain == 1.0 for gain in state.gains):
         return None
     sources, targets = alignment.shape
     prompt = slice(target_at, target_at + targets)
-    gates, gains = torch.full((length,), float(any(state.gates))), torch.ones(length)
-    gates[prompt], gains[prompt] = torch.tensor(state.gates), torch.tensor(state.gains)
+    gates, gains = torch.full((length,), float(any(opened))), torch.ones(length)
+    gates[prompt], gains[prompt] = torch.tensor(opened), torch.tensor(state.gains)
     matrix = torch.zeros(length, length)
     matrix[source_at : source_at + sources, prompt] = alignment
     matrix[:source_at, :target_at] = stretch(source_at, target_at)
@@ -167,7 +192,8 @@ def joint_equation(
         inject=matrix * (gates * gains) if gates.any() else None,
         keep=None if bool((gates == 1.0).all()) else (1.0 - gates) * gains,
         image=image,
-        mass=(matrix @ gates, 1.0 - gates) if renormalise else None,
+        mass=(matrix @ gates, 1.0 - gates) if injection.renormalise and not injection.queries else None,
+        queries=injection.queries and bool(image),
     )
 
 
@@ -190,7 +216,7 @@ def joint_program(
     groups: dict[tuple, list[_Term]] = {}
     for row, entry in enumerate(rows):
         for term in _terms(row, entry, layout):
-            padded = masked[term.source] is not None
+            padded = masked[term.text] is not None
             key = (
                 term.add,
                 term.part.start,
@@ -198,6 +224,7 @@ def joint_program(
                 term.matrix is not None,
                 term.scale is not None,
                 term.mass is not None,
+                term.own_text,
                 padded,
             )
             groups.setdefault(key, []).append(term)
@@ -236,6 +263,8 @@ def attend(
     total: torch.Tensor | None = None
     for call in program.calls:
         queries, keys = _tokens(_pick(q, call.source), call.part), _pick(k, call.source)
+        if call.own_text:
+            keys = _joined(_tokens(_pick(k, call.out), program.layout.text_keys), keys, program.layout)
         values = _values(call, _pick(v, call.out), program.layout)
         allowed = _mask(call, mask, q.dtype)
         output = _put(output, attention(queries, keys, values, allowed), call, program)
@@ -248,10 +277,27 @@ def attend(
 
 def _terms(row: int, entry: tuple[int, JointEquation] | None, layout: TokenLayout) -> list[_Term]:
     """What has to be computed for a row: itself, or its text queries and one or two terms of its image queries."""
-    itself = _Term(range(layout.queries), row, row)
+    itself = [_Term(range(layout.queries), row, row)]
     if entry is None:
-        return [itself]
+        return itself
     source, equation = entry
+    terms = (_of_queries if equation.queries and layout.image_keys else _of_maps)(row, source, equation, layout)
+    if not terms:
+        return itself
+    if layout.text_queries:
+        terms.append(_Term(layout.text_queries, row, row))
+    return terms
+
+
+def _of_queries(row: int, source: int, equation: JointEquation, layout: TokenLayout) -> list[_Term]:
+    """The source's image queries and keys, beside the row's text keys: one term."""
+    texts = len(layout.text_keys)
+    scale = _scale(layout, equation.keep if texts else None, 1.0)
+    return [_Term(layout.image_queries, row, source, None, scale, own_text=bool(texts))]
+
+
+def _of_maps(row: int, source: int, equation: JointEquation, layout: TokenLayout) -> list[_Term]:
+    """The source's map and the row's own, as far as the equation takes from them; none where it is the row's own."""
     image = layout.image_queries
     texts, images = len(layout.text_keys), len(layout.image_keys)
     first_mass, second_mass = _masses(equation, layout)
@@ -265,10 +311,8 @@ def _terms(row: int, entry: tuple[int, JointEquation] | None, layout: TokenLayou
         keep = torch.zeros(texts) if equation.keep is None or not texts else equation.keep
         scale = _scale(layout, keep, 1.0 - equation.image)
         if not terms and scale is None and second_mass is None:
-            return [itself]
+            return []
         terms.append(_Term(image, row, row, None, scale, second_mass, add=bool(terms)))
-    if layout.text_queries:
-        terms.append(_Term(layout.text_queries, row, row))
     return terms
 
 
@@ -282,7 +326,13 @@ class _Term:
     matrix: torch.Tensor | None = None
     scale: torch.Tensor | None = None
     mass: torch.Tensor | None = None
+    own_text: bool = False
     add: bool = False
+
+    @property
+    def text(self) -> int:
+        """The row whose text the keys are, and its padding."""
+        return self.out if self.own_text else self.source
 
 
 def _scale(layout: TokenLayout, text: torch.Tensor | None, image: float) -> torch.Tensor | None:
@@ -323,11 +373,12 @@ def _call(
         there = [part for part in parts if part is not None]  # all of a group's terms have it, or none
         return torch.stack(there).to(device, dtype) if there else None
 
-    padding = stack([masked[term.source] for term in terms])
+    padding = stack([masked[term.text] for term in terms])
     return _Call(
         part=terms[0].part,
         out=_rows([term.out for term in terms], device),
         source=_rows([term.source for term in terms], device),
+        own_text=terms[0].own_text,
         matrices=stack([term.matrix for term in terms]),
         scales=stack([term.scale for term in terms]),
         padding=None if padding is None else padding[:, None, None],
@@ -370,9 +421,15 @@ def _values(call: _Call, values: torch.Tensor, layout: TokenLayout) -> torch.Ten
         text = torch.einsum("nst,n...td->n...sd", call.matrices, text)
         if call.scales is not None:
             image = image * _like_values(call.scales[:, _slice(layout.image_keys)], image)
-        parts = (text, image) if layout.text_keys.start == 0 else (image, text)
-        return torch.cat(parts, dim=-2)
+        return _joined(text, image, layout)
     return values if call.scales is None else values * _like_values(call.scales, values)
+
+
+def _joined(text: torch.Tensor, rest: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+    """Text tokens beside the image tokens of ``rest``, which has them alone or among all."""
+    if rest.shape[-2] == layout.keys:
+        rest = _tokens(rest, layout.image_keys)
+    return torch.cat((text, rest) if layout.text_keys.start == 0 else (rest, text), dim=-2)
 
 
 def _like_values(of_keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -393,7 +450,7 @@ def _four_dimensions(mask: torch.Tensor | None, rows: int, queries: int) -> torc
 def _mask(call: _Call, mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
     """The mask of a call's rows and queries, padded keys shut off."""
     if mask is not None:
-        mask = mask if mask.shape[0] == 1 else _pick(mask, call.source)
+        mask = mask if mask.shape[0] == 1 else _pick(mask, call.out if call.own_text else call.source)
         mask = mask if mask.shape[2] == 1 else mask[:, :, _slice(call.part)]
     if call.padding is None:
         return mask

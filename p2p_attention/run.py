@@ -11,7 +11,7 @@ from .align import aligned
 from .attention import EditedRow, RowEquation, RowProgram, RowState, row_equation, row_program
 from .call_rows import CallRows, Row
 from .edit import Edit, combine
-from .joint_attention import JointEquation, JointProgram, TokenLayout, joint_equation, joint_program
+from .joint_attention import ALL, Injection, JointEquation, JointProgram, TokenLayout, joint_equation, joint_program
 from .prompt import Prompt, PromptPair
 from .steps import StepCounter
 from .text_places import TextPlaces
@@ -86,7 +86,7 @@ class EditRun:
         others: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
-        inject_image: bool = True,
+        injection: Injection = ALL,
     ) -> JointProgram | None:
         """How to compute one attention call whose queries, keys and values are at hand; None for as it is.
 
@@ -96,19 +96,18 @@ class EditRun:
             layout: of the call's tokens.
             places: where in the call's text the prompts stand.
             others: positions of the texts of rows that are of no pair.
-            inject_image: whether the call takes part in self-attention injection.
+            injection: what of the edits the call takes part in.
         """
 
         def made(states: _States) -> JointProgram | None:
             prompts = [self.prompt_of(row) for row in rows.rows]
             entries = [
-                self._joint_entry(row, states, places, inject_image) if layout.image_queries else None
-                for row in rows.rows
+                self._joint_entry(row, states, places, injection) if layout.image_queries else None for row in rows.rows
             ]
             padding = [places.padding(others if prompt is None else prompt.length) for prompt in prompts]
             return joint_program(entries, layout, device, dtype, padding if layout.text_keys else ())
 
-        return self._joint_programs.of(step, rows, (layout, places, others, device, dtype, inject_image), made)
+        return self._joint_programs.of(step, rows, (layout, places, others, device, dtype, injection), made)
 
     def prompt_of(self, row: Row | None) -> Prompt | None:
         """What a batch's row says; None for rows of no pair."""
@@ -137,7 +136,7 @@ class EditRun:
         row: Row | None,
         states: _States,
         places: TextPlaces,
-        inject_image: bool,
+        injection: Injection,
     ) -> tuple[int, JointEquation] | None:
         of_edits = states[row.conditioning] if row is not None and row.row else None
         if row is None or of_edits is None:
@@ -149,7 +148,7 @@ class EditRun:
             places.length,
             places.prompt(pair.source.length).start,
             places.prompt(pair.targets[edit].length).start,
-            inject_image,
+            injection,
         )
         return None if equation is None else (row.source, equation)
 

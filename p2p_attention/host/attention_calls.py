@@ -11,7 +11,7 @@ import torch
 
 from ..attention import RowProgram
 from ..call_rows import CallRows
-from ..joint_attention import JointProgram, TokenLayout
+from ..joint_attention import ALL, Injection, JointProgram, TokenLayout
 from ..prompt import Prompt
 from ..run import EditRun
 from ..text_places import TextPlaces
@@ -109,7 +109,7 @@ class AttentionCalls:
         others: int,
         device: torch.device,
         dtype: torch.dtype,
-        inject_image: bool = True,
+        injection: Injection = ALL,
     ) -> JointProgram | None:
         """How to compute a call after the projections, or None to leave it alone; see ``EditRun.joint_program``.
 
@@ -120,7 +120,7 @@ class AttentionCalls:
         if call.rows is None:
             return None
         self._require_rows(call.rows, rows)
-        return self._run.joint_program(call.step, call.rows, layout, places, others, device, dtype, inject_image)
+        return self._run.joint_program(call.step, call.rows, layout, places, others, device, dtype, injection)
 
     def prompts(self, rows: CallRows) -> list[Prompt | None]:
         """What each row of a batch says; None for those of no pair."""

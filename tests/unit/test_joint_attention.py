@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from p2p_attention import joint_attention
 from p2p_attention.attention import RowState
 from p2p_attention.joint_attention import (
+    Injection,
     JointEquation,
     TokenLayout,
     attend,
@@ -339,7 +340,9 @@ def test_an_equation_reaches_over_what_no_prompt_has():
     assert equation.keep is None, "all gates are open: one term"
     assert equation.image == 1.0
 
-    equation = joint_equation(alignment, RowState((0.0, 0.0), (1.0, 3.0), True), 7, 2, 2, inject_image=False)
+    equation = joint_equation(
+        alignment, RowState((0.0, 0.0), (1.0, 3.0), True), 7, 2, 2, injection=Injection(image=False)
+    )
     assert equation.inject is None
     assert equation.keep.tolist() == [1, 1, 1, 3, 1, 1, 1]
     assert equation.image == 0.0
@@ -357,7 +360,7 @@ def test_prompts_that_end_together_have_places_of_their_own():
 def test_a_row_with_nothing_to_do_has_no_equation():
     idle, shapes = RowState((0.0,), (1.0,), False), RowState((0.0,), (1.0,), True)
     assert joint_equation(torch.eye(1), idle, 4) is None
-    assert joint_equation(torch.eye(1), shapes, 4, inject_image=False) is None
+    assert joint_equation(torch.eye(1), shapes, 4, injection=Injection(image=False)) is None
     assert joint_equation(torch.eye(1), shapes, 4) is not None
 
 
@@ -371,7 +374,7 @@ def test_renormalised_rows_sum_to_one(gates, image, form):
     """Values of one are given back as they are; a fader's factor is no part of the total."""
     alignment = sixteenths(4, 4, low=1).float()
     state = RowState(gates, (1.0,) * 4, bool(image))
-    rows = [None, (0, joint_equation(alignment, state, 4, renormalise=True))]
+    rows = [None, (0, joint_equation(alignment, state, 4, injection=Injection(renormalise=True)))]
     rows[1] = rows[1] if rows[1][1] is not None else None
     q, k, v = (random(2, HEADS, 9, DIM) if form == 4 else random(2, 9, HEADS * DIM) for _ in range(3))
     program = joint_program(rows, LAYOUT, CPU, torch.float64)
@@ -392,10 +395,59 @@ def test_renormalised_rows_sum_to_one(gates, image, form):
     assert torch.equal(got[0], Host(True)(q, k, v)[0])
 
     faded = RowState(gates, (1.0, -2.0, 1.0, 4.0), bool(image))
-    rows = [None, (0, joint_equation(alignment, faded, 4, renormalise=True))]
+    rows = [None, (0, joint_equation(alignment, faded, 4, injection=Injection(renormalise=True)))]
     got = attend(joint_program(rows, LAYOUT, CPU, torch.float64), Host(heads_first_output=True), q, k, v)
     mixed[..., texts] *= torch.tensor(faded.gains).double()
     torch.testing.assert_close(got[1, :, images], (mixed / total) @ heads_first(v)[1], **CLOSE)
+
+
+# ---- parts of what the windows say
+
+
+@pytest.mark.parametrize("injection", [Injection(text=False), Injection(image=False), Injection()])
+def test_a_layer_may_leave_the_texts_or_the_images_columns_alone(injection):
+    """A fader stays where the text's columns are left alone."""
+    alignment, state = torch.eye(4).roll(1, 0), RowState((1.0, 0.0, 1.0, 1.0), (1.0, -2.0, 1.0, 1.0), True)
+    q, k, v = (random(2, HEADS, 9, DIM) for _ in range(3))
+    program = joint_program([None, (0, joint_equation(alignment, state, 4, injection=injection))], LAYOUT, CPU, q.dtype)
+    gates = torch.tensor(state.gates).double() * injection.text
+    edits = alignment.double(), gates, torch.tensor(state.gains).double(), float(injection.image)
+    wanted = expected(q, k, v, LAYOUT, [None, (0, edits)], torch.zeros(()), merge_heads)
+    torch.testing.assert_close(attend(program, Host(), q, k, v), wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("form", [3, 4])
+@pytest.mark.parametrize("name", ["text first", "text last"])
+def test_the_sources_queries_on_its_image_and_the_rows_own_text(name, form):
+    """With a fader, filling of its own, and a mask of its own; text queries and the source as they are."""
+    layout = LAYOUTS[name]
+    texts, images = list(layout.text_keys), list(layout.image_keys)
+    state = RowState((1.0,) * 4, (1.0, 2.0, 1.0, 1.0), True)
+    equation = joint_equation(torch.eye(4), state, 4, injection=Injection(queries=True))
+    padding = [torch.tensor([False, False, True, True]), torch.tensor([False, False, False, True])]
+    q, k, v = (random(2, HEADS, 9, DIM) if form == 4 else random(2, 9, HEADS * DIM) for _ in range(3))
+    mask = random(2, 1, 1, 9)
+    program = joint_program([None, (0, equation)], layout, CPU, q.dtype, padding)
+    host = Host(heads_first_output=True)
+    got = attend(program, host, q, k, v, mask)
+
+    mixed = k.clone()
+    mixed[1][..., images, :] = k[0][..., images, :]
+    queries = q.clone()
+    queries[1][..., images, :] = q[0][..., images, :]
+    bias = mask.clone()
+    for row in (0, 1):
+        bias[row, ..., [text for text, filled in zip(texts, padding[row], strict=True) if filled]] = -math.inf
+    own = (scores(q, k) + bias).softmax(-1) @ heads_first(v)
+    maps = (scores(queries, mixed) + bias).softmax(-1)
+    maps[..., texts] *= torch.tensor(state.gains).double()
+    wanted = own.clone()
+    wanted[1, :, images] = (maps @ heads_first(v))[1, :, images]
+    torch.testing.assert_close(got, wanted, **CLOSE)
+    assert sum(rows for rows, _ in host.calls) == 3, "the source, the edit's text queries, its image queries"
+
+    over = joint_equation(torch.eye(4), RowState((1.0,) * 4, (1.0,) * 4, False), 4, injection=Injection(queries=True))
+    assert over is None, "after the window it is the row's own run"
 
 
 # ---- maps for the eye

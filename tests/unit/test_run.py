@@ -10,7 +10,7 @@ import torch
 from p2p_attention.align import align
 from p2p_attention.call_rows import RowsOfCalls
 from p2p_attention.edit import NEVER, Window, combine, refine, replace, reweight
-from p2p_attention.joint_attention import TokenLayout
+from p2p_attention.joint_attention import ALL, Injection, TokenLayout
 from p2p_attention.prompt import PromptPair
 from p2p_attention.run import EditRun
 from p2p_attention.text_places import TextPlaces
@@ -209,10 +209,10 @@ def unequal(toy):
     return PromptPair(toy.prompt("a cat", 6), (toy.prompt("a big dog", 8),), 8, toy.words, padded=True)
 
 
-def joint_program(run, rows, step=0, inject_image=True, others=8, layout=None, places=None, dtype=torch.float32):
+def joint_program(run, rows, step=0, injection=ALL, others=8, layout=None, places=None, dtype=torch.float32):
     places = places or TextPlaces(9, before=1)
     layout = layout or TokenLayout.joint(13, range(9))
-    return run.joint_program(step, rows, layout, places, others, CPU, dtype, inject_image)
+    return run.joint_program(step, rows, layout, places, others, CPU, dtype, injection)
 
 
 def of_parts(program):
@@ -266,7 +266,7 @@ def test_joint_programs_are_made_once_and_only_where_there_is_something_to_do(un
     assert first is second is not late
     assert [any(call.matrices is not None for call in each.calls) for each in (first, late)] == [True, False]
     assert len(last.calls) == 2, "at the end the filling alone is to be shut off"
-    assert joint_program(run, rows, 2, inject_image=False) is not late
+    assert joint_program(run, rows, 2, injection=Injection(image=False)) is not late
     assert joint_program(run, rows, dtype=torch.float16) is not first
     equal = PromptPair(swap.source, swap.targets, 8, swap.tokenize, padded=True)
     run = EditRun([], {"ours": equal}, SIGMAS)

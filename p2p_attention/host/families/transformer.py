@@ -14,7 +14,7 @@ from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ...invert import Variance, variance_of_diffusion
-from ...joint_attention import TokenLayout, attend, column_probs
+from ...joint_attention import ALL, Injection, TokenLayout, attend, column_probs
 from ...prompt import Prompt, PromptPair
 from ...text_places import TextPlaces
 from .. import KEY
@@ -47,6 +47,7 @@ class Architecture:
         filling: the parameter that stands for positions with which the model fills a text up; "" for none.
         text_last: whether the text stands behind the picture.
         beside: inputs with reference pictures that are not tokens behind the picture's own.
+        injection: what the edits inject in a block: (module, block or None where it is not known) -> ``Injection``.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Architecture:
     filling: str = ""
     text_last: bool = False
     beside: frozenset[str] = frozenset()
+    injection: Callable[[Any, tuple[str, int] | None], Injection] = lambda module, block: ALL
 
 
 def width_of(path: str) -> Callable[[Any], int | None]:
@@ -224,7 +226,10 @@ class Transformer:
             if kind == "text" and len(q) != len(options[KEY].rows):
                 return attention(q, k, v, mask)  # Krea 2 puts the layers of its text encoder together
             block = state.block(kind, options)
-            program = calls.joint_program(options, len(q), layout, state.places, state.others, v.device, v.dtype)
+            injection = architecture.injection(state.module, block)
+            program = calls.joint_program(
+                options, len(q), layout, state.places, state.others, v.device, v.dtype, injection
+            )
             for maps in ("cross", "self"):
                 if block is not None and calls.wants(maps, block) and kind in KINDS_WITH[maps]:
                     calls.see(
