@@ -5,7 +5,7 @@ and shown to the model as source and edit, so that the maps are those of a run t
 The mask is compared with the union of the two true masks of the thing that is edited. Then the edit itself: the
 source row is held on the true picture, the edited row runs freely from the same noise, with each mask and without.
 
-    python dev.py bench blend [--scenes 36]
+    python dev.py bench blend [--scenes 36] [--model flow [--layers all]]
 """
 
 from __future__ import annotations
@@ -30,8 +30,17 @@ def cases(scenes, count: int):
     return (real_images.make_case(scenes, number) for number in itertools.islice(numbers, count))
 
 
+LAYERS = {"double": range(3), "single": range(3, 7), "early": range(2), "late": range(5, 7), "all": range(7)}
+
+
 class Bench(real_images.Bench):
     """Runs whose rows are held on given pictures."""
+
+    def take_maps_of(self, blocks):
+        """Word maps of the flow model are those of these blocks, by their place among all."""
+        joint = self.host.module("p2p_attention.host.families.joint")
+        kind = joint.Joint().kind(self.model)
+        joint.ARCHITECTURES[kind] = dataclasses.replace(joint.ARCHITECTURES[kind], map_blocks=lambda module: blocks)
 
     def sample_held(self, model, positive, latents, held, seed):
         """A run of euler in which the rows in ``held`` are put on ``latents`` + noise before every step."""
@@ -40,10 +49,10 @@ class Bench(real_images.Bench):
         import torch
 
         def function(denoise, x, sigmas, extra_args=None, callback=None, disable=None):
-            noise = x / sigmas[0]
+            noise, sampling = x / sigmas[0], model.get_model_object("model_sampling")
             for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
                 for row in held:
-                    x[row] = latents[row] + sigma * noise[row]
+                    x[row] = sampling.noise_scaling(sigma, noise[row], latents[row])
                 denoised = denoise(x, sigma * x.new_ones(len(x)), **extra_args)
                 x = denoised + (x - denoised) * following / sigma
             for row in held:
@@ -123,8 +132,12 @@ class Bench(real_images.Bench):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=36)
+    parser.add_argument("--model", choices=("unet", "flow"), default="unet")
+    parser.add_argument("--layers", choices=LAYERS, help="flow: of which blocks the maps are; default the family's")
     arguments = parser.parse_args()
-    bench = Bench()
+    bench = Bench(arguments.model)
+    if arguments.layers:
+        bench.take_maps_of(LAYERS[arguments.layers])
     scores, kept = {}, {}
     for number, case in enumerate(cases(bench.scenes, arguments.scenes)):
         for total, part in zip((scores, kept), bench.case(case, number), strict=True):

@@ -6,6 +6,7 @@ Decode. Pictures are kept in .host/bench/real_images, so an interrupted run goes
 side by side; when all are there the table is printed.
 
     python dev.py bench images [--scenes 200] [--shard 0/1] [--table]
+    python dev.py bench images --model flow [...]      what to inject in joint attention, see injections.py
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ class Case:
     region: np.ndarray | None
 
 
-def make_case(scenes, number: int) -> Case:
+def make_case(scenes, number: int, kinds: tuple[str, ...] = KINDS) -> Case:
     """Case ``number``; the same on every machine. Kinds go round."""
     rng = random.Random(number)
-    kind = KINDS[number % len(KINDS)]
+    kind = kinds[number % len(kinds)]
     seed = FIRST_SEED + number * 1000
     while True:  # the first scene that this kind of edit applies to
         scene = scenes.sample_scene(seed)
@@ -107,6 +108,8 @@ def edit_description(scenes, description, kind: str, rng: random.Random):
             return None
         new = scenes.Thing(other(scenes.SHAPES, things[0].shape), other(scenes.COLOURS, things[0].colour), None)
         return replace(description, things=(*things, new)), phrase, 1
+    if kind == "removed":
+        return (replace(description, things=things[:1]), phrase, 1) if len(things) == 2 else None
     values = {
         "place": scenes.PLACES, "light": scenes.LIGHTS, "weather": scenes.WEATHERS, "style": scenes.STYLES,
     }[kind]  # fmt: skip
@@ -118,15 +121,18 @@ def edit_description(scenes, description, kind: str, rng: random.Random):
 
 
 class Bench:
-    """The pack in a real host, with the demo model."""
+    """The pack in a real host, with a demo model."""
 
-    def __init__(self):
+    def __init__(self, kind: str = "unet"):
         real_host.enter()
         self.host = real_host.load_pack()
         self.scenes = self.host.module("demo.scenes")
         self.key = self.host.module("p2p_attention.host").KEY
         self.attach = self.host.module("p2p_attention.host.attach").attach
-        self.model, self.clip, self.vae = self.run("P2PLoadDemoModel")
+        if kind == "flow":
+            self.model, self.clip, self.vae = self.host.module("demo.flow").load_flow_model()
+        else:
+            self.model, self.clip, self.vae = self.run("P2PLoadDemoModel")
         self.empty = self.encode("")
         self.rows = 0
         self.count_rows()
@@ -149,10 +155,10 @@ class Bench:
         self.model = self.model.clone()
         self.model.add_wrapper_with_key("diffusion_model", "bench", counted)
 
-    def sample(self, model, positive, negative, latent, seed=1):
+    def sample(self, model, positive, negative, latent, seed=1, cfg=CFG, denoise=1.0):
         return self.run(
-            "KSampler", model=model, seed=seed, steps=STEPS, cfg=CFG, sampler_name="euler", scheduler="normal",
-            positive=positive, negative=negative, latent_image=latent, denoise=1.0,
+            "KSampler", model=model, seed=seed, steps=STEPS, cfg=cfg, sampler_name="euler", scheduler="normal",
+            positive=positive, negative=negative, latent_image=latent, denoise=denoise,
         )[0]["samples"]  # fmt: skip
 
     def pictures(self, case: Case, null_text: bool) -> dict[str, tuple[np.ndarray, int]]:
@@ -299,11 +305,18 @@ def figures(case: Case, pictures: np.ndarray, rows: int, judge, torch) -> dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("unet", "flow"), default="unet")
     parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0, help="flow: number of the first scene; others to report with")
+    parser.add_argument("--methods", default="", help="flow: only those whose names hold one of these, comma-separated")
     parser.add_argument("--shard", default="0/1", help="i/n: only every n-th scene, from i; for several processes")
     parser.add_argument("--null-text", choices=("too", "only", "none"), default="too", help="half of all the time")
     parser.add_argument("--table", action="store_true", help="only print the table of the pictures there are")
     arguments = parser.parse_args()
+    if arguments.model == "flow":
+        import injections
+
+        return injections.main(arguments)
     shard, shards = map(int, arguments.shard.split("/"))
     if not arguments.table:
         for null_text in {"too": (False, True), "only": (True,), "none": (False,)}[arguments.null_text]:

@@ -9,22 +9,29 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
+import injections  # noqa: E402
 import real_images  # noqa: E402
 
 from demo import scenes  # noqa: E402
 
 
-@pytest.mark.parametrize("number", range(2 * len(real_images.KINDS)))
-def test_a_case(number):
-    case, again = (real_images.make_case(scenes, number) for _ in range(2))
+@pytest.mark.parametrize(
+    "number, kinds",
+    [
+        *((number, real_images.KINDS) for number in range(2 * len(real_images.KINDS))),
+        *((injections.KINDS.index("removed") + 8 * number, injections.KINDS) for number in range(2)),
+    ],
+)
+def test_a_case(number, kinds):
+    case, again = (real_images.make_case(scenes, number, kinds) for _ in range(2))
     assert (case.source, case.target, case.node) == (again.source, again.target, again.node)
     assert np.array_equal(case.wanted, again.wanted)
-    assert case.kind == real_images.KINDS[number % len(real_images.KINDS)]
+    assert case.kind == kinds[number % len(kinds)]
     before, after = scenes.parse_caption(case.source), scenes.parse_caption(case.target)
     assert before != after and scenes.caption(after) == case.target
     longer = len(case.target.split()) > len(case.source.split())
-    assert case.node == ("P2PAttentionRefine" if longer else "P2PAttentionReplace")
-    local = case.kind in ("shape", "colour", "texture", "thing")
+    assert case.node == ("P2PAttentionRefine" if longer or case.kind == "removed" else "P2PAttentionReplace")
+    local = case.kind in ("shape", "colour", "texture", "thing", "removed")
     assert (case.region is not None) is local
     if local:
         changed = np.abs(case.picture.astype(int) - case.wanted).max(-1) > 8
