@@ -207,7 +207,7 @@ def sheet(scenes, numbers, shown, count=12):
     image = Image.new("RGB", (130 * (2 + len(shown)), 20 + 146 * len(chosen)), "white")
     pen = ImageDraw.Draw(image)
     for column, title in enumerate(("source", "true edit", *shown)):
-        pen.text((130 * column + 2, 4), title[:22], fill="black")
+        pen.text((130 * column + 2, 4), title.removeprefix("formula ")[:22], fill="black")
     for row, number in enumerate(chosen):
         case = cases[number]
         pen.text(

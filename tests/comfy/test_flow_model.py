@@ -119,3 +119,39 @@ def test_edits_of_it_go_through_the_joint_family(run_node, flow):
     ]  # fmt: skip
     torch.testing.assert_close(rows[0][:1], rows[1])
     assert (rows[0][1] - rows[0][0]).norm() > 1e-3 * rows[0][0].norm()
+
+
+def test_an_architecture_says_what_its_blocks_inject(host, run_node, flow, monkeypatch):
+    """Nothing anywhere is a run of its own; each of the ways is another one; the source stays as it is."""
+    import dataclasses
+
+    model, clip, _ = flow
+    joint, kinds = (host.module(f"p2p_attention.{name}") for name in ("host.families.joint", "joint_attention"))
+    positive, pair = run_node("P2PPromptPair", clip=clip, source="a house in red", target="a cat in red at night")
+
+    def sample(injection, **windows):
+        architecture = dataclasses.replace(joint.FLUX, injection=lambda module, block: injection(block))
+        monkeypatch.setitem(joint.ARCHITECTURES, "flux.model.Flux", architecture)
+        windows = {"cross_start": 0.0, "cross_end": 1.0, "self_start": 0.0, "self_end": 1.0, **windows}
+        (edited,) = run_node("P2PAttentionReplace", model=model, pair=pair, **windows)
+        return run_node(
+            "KSampler", model=edited, seed=1, steps=2, cfg=1.0, sampler_name="euler", scheduler="normal",
+            positive=positive, negative=run_node("CLIPTextEncode", clip=clip, text="")[0],
+            latent_image={"samples": torch.zeros(1, 4, 16, 16)}, denoise=1.0,
+        )[0]["samples"]  # fmt: skip
+
+    every, none = kinds.Injection(), kinds.Injection(text=False, image=False)
+    ways = [
+        sample(lambda block: every),
+        sample(lambda block: every if block[0] == "double" else none),
+        sample(lambda block: every if block == ("single", 3) else none),
+        sample(lambda block: kinds.Injection(image=False)),
+        sample(lambda block: kinds.Injection(image=False, renormalise=True)),
+        sample(lambda block: kinds.Injection(text=False)),
+        sample(lambda block: kinds.Injection(queries=True)),
+        sample(lambda block: none),
+    ]
+    assert torch.equal(ways[-1], sample(lambda block: every, cross_end=0.0, self_end=0.0))
+    for i, one in enumerate(ways):
+        torch.testing.assert_close(one[0], ways[0][0])
+        assert all((one[1] - other[1]).norm() > 1e-4 * one[1].norm() for other in ways[:i])
