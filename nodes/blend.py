@@ -52,15 +52,15 @@ class LocalBlendMask(io.ComfyNode):
                     "spread",
                     default=True,
                     tooltip="Fill the words' maps to whole things, by self-attention. Off: the maps as they are, which "
-                    "often cover only what a thing is known by.",
+                    "often cover only the most distinctive part.",
                 ),
                 io.Int.Input(
                     "grow",
                     default=0,
                     min=GROW[0],
                     max=GROW[1],
-                    tooltip="How far a word's place is widened, in tokens of the maps (at 16 x 16, 1 is 1/16 of the "
-                    "side).",
+                    tooltip="How far a word's place is widened, in cells of the attention map (at 16 x 16, 1 is "
+                    "1/16 of the side).",
                 ),
                 io.Float.Input(
                     "feather",

@@ -18,7 +18,7 @@ class Compare(io.ComfyNode):
             description="The source over an edit, with a slider between them.",
             inputs=[
                 io.Image.Input("images", tooltip="The decoded pictures, source and edits, as the sampler gave them."),
-                Pair.Input("pair", tooltip="From P2P Prompt Pair, whose conditioning the pictures were made with."),
+                Pair.Input("pair", tooltip="From the pair node whose conditioning the pictures were made with."),
             ],
             outputs=[],
             is_output_node=True,

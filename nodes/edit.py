@@ -29,8 +29,8 @@ def _injection_inputs() -> list[io.Input]:
             default="",
             multiline=True,
             optional=True,
-            tooltip="Own windows for words of the edited prompt, one a line: 'word: end' or 'word: start-end', for "
-            "example 'lion: 0.4'. word#2 is the second occurrence.",
+            tooltip="Separate windows for single words of the edited prompt, one per line: 'word: end' or "
+            "'word: start-end', for example 'lion: 0.4'. word#2 is the second occurrence.",
         ),
         edit_number(),
     ]

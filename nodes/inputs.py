@@ -13,7 +13,10 @@ Pair = io.Custom("P2P_PAIR")
 def model_and_pair() -> list[io.Input]:
     return [
         io.Model.Input("model", tooltip="The model to edit with. P2P nodes chain in any order, before the sampler."),
-        Pair.Input("pair", tooltip="From P2P Prompt Pair, whose conditioning is the sampler's positive."),
+        Pair.Input(
+            "pair",
+            tooltip="From P2P Prompt Pair or P2P Pair From Conditioning, whose conditioning is the sampler's positive.",
+        ),
     ]
 
 
@@ -43,7 +46,7 @@ def map_choices() -> list[io.Input]:
             "map_resolution",
             options=list(RESOLUTIONS),
             default="auto",
-            tooltip="Side of the attention maps in tokens. auto: 16 for a 512 x 512 picture of SD 1.5, and what "
+            tooltip="Side of the attention maps, in cells. auto: 16 for a 512 x 512 picture of SD 1.5, and what "
             "corresponds to it for other sizes.",
         ),
         io.Combo.Input(

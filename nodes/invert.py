@@ -50,8 +50,8 @@ class DDIMInvert(io.ComfyNode):
                     min=DENOISE[0],
                     max=DENOISE[1],
                     step=0.01,
-                    tooltip="Denoise of the sampler that follows; set both alike. Lower: back only a part of the way, "
-                    "so that less can change.",
+                    tooltip="Denoise of the sampler that follows; set both alike. Lower values invert only part of "
+                    "the way, so less can change.",
                 ),
                 io.Int.Input(
                     "refine_iterations",
@@ -65,8 +65,8 @@ class DDIMInvert(io.ComfyNode):
                     "source_row",
                     options=list(SOURCE_ROWS),
                     default=SOURCE_ROWS[0],
-                    tooltip="pin: the source row is held on the way found, so it comes back exactly at any cfg. "
-                    "pin-aligned: also its attention is that of the inversion. free: it runs as any row does.",
+                    tooltip="pin: the source row is kept on the inversion's path, so it comes back exactly at any "
+                    "cfg. pin-aligned: its attention is the inversion's, too. free: it runs as any row does.",
                 ),
             ],
             outputs=[
@@ -93,7 +93,7 @@ class ProximalGuidance(io.ComfyNode):
             node_id="P2PProximalGuidance",
             display_name="P2P Proximal Guidance",
             category=CATEGORY,
-            description="Guidance that leaves small differences alone: less drift of what should not change.",
+            description="Guidance that ignores small differences: less drift of what should not change.",
             inputs=[
                 *model_and_pair(),
                 fraction(

@@ -21,7 +21,7 @@ class PickPictures(io.ComfyNode):
             ),
             inputs=[
                 io.Latent.Input("latent", tooltip="All that the sampler made, source and edits."),
-                Pair.Input("pair", tooltip="From P2P Prompt Pair, whose conditioning the pictures were made with."),
+                Pair.Input("pair", tooltip="From the pair node whose conditioning the pictures were made with."),
                 io.Int.Input(
                     "row",
                     default=1,

@@ -46,7 +46,8 @@ class PromptPair(io.ComfyNode):
                     "source",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="The prompt of the picture you start from. It is made as this prompt alone would make it.",
+                    tooltip="The prompt of the picture you start from. The source picture is what this prompt alone would "
+                    "give.",
                 ),
                 io.String.Input(
                     "target",

@@ -142,7 +142,7 @@ def local_blend(
     if mask is not None and mode == "replace":
         if names or without:
             raise ValueError(
-                "Wanted words or a mask that replaces theirs, got both. Empty words and exclude_words, or set "
+                "Wanted words or a mask that replaces theirs, got both. Clear words and exclude_words, or set "
                 "mask_mode to intersect or union."
             )
         whole = tuple(Region((), ()) if target in chosen else None for target in range(len(pair.targets)))

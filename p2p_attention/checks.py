@@ -9,7 +9,7 @@ def require_between(name: str, value: float, range: tuple[float, float]) -> None
     """Raises ValueError for what is outside of ``range``, ends included, or NaN."""
     low, high = range
     if not low <= value <= high:
-        raise ValueError(f"Wanted {name} from {low:g} to {high:g}, got {value:g}. Set it, or what is linked to it, so.")
+        raise ValueError(f"Wanted {name} from {low:g} to {high:g}, got {value:g}. Change this value or the linked one.")
 
 
 def require_one_of(name: str, value: str, choices: Sequence[str]) -> None:

@@ -228,8 +228,8 @@ def _find_in_targets(pair: PromptPair, name: str, targets: Sequence[int]) -> dic
     if not any(found.values()):
         prompts = "; ".join(f"edit {target + 1}: {listing(pair.targets[target])}" for target in targets)
         raise ValueError(
-            f"Wanted a word of the edited prompt, got {quoted(name)}, which is not there (that often). Its words: "
-            f"{prompts}."
+            f"Wanted a word of the edited prompt, got {quoted(name)}, which is not there, or not that often. Its "
+            f"words: {prompts}."
         )
     return found
 

@@ -33,7 +33,7 @@ class Proximal:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.quantile <= 1.0:
-            raise ValueError(f"Wanted a quantile between 0 and 1, got {self.quantile:g}. ProxEdit uses 0.7.")
+            raise ValueError(f"Wanted threshold between 0 and 1, got {self.quantile:g}. ProxEdit uses 0.7.")
         require_one_of("kind", self.kind, THRESHOLDS)
 
     def __deepcopy__(self, memo: dict) -> Proximal:

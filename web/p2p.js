@@ -182,7 +182,7 @@ function hostOf(node) {
       const pair = own ? { node, path } : pairOf(node, root())
       if (!pair) return { hint: 'Connect a P2P Prompt Pair to pick its words here.' }
       const [source, target] = ['source', 'target'].map((name) => textOf(pair.node, name, pair.path))
-      if (source === null || target === null) return { hint: 'The prompts come from another node, so their words show only in the run.' }
+      if (source === null || target === null) return { hint: 'The prompts come from another node, so their words cannot be listed here.' }
       if (!source.trim()) return { hint: 'Write the source prompt, and its words appear here.' }
       const breaks = hasBreaks(pair.node)
       const resolve = breaks ? (text) => text : firstChoices // only P2P Prompt Pair's own boxes are drawn

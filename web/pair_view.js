@@ -178,7 +178,7 @@ function side(words, kind, where) {
 }
 
 function chip(word, kind, where) {
-  const border = word.border ? make('span', { class: 'p2p-border', title: 'Here a chunk of 77 positions ends.' }, '77') : null
+  const border = word.border ? make('span', { class: 'p2p-border', title: 'Here a chunk of 77 tokens ends: its start, 75 of the text, its end.' }, '77') : null
   const split = word.split ? ', split between two chunks of 77 positions' : ''
   const pieces = word.tokens > 1 ? make('sup', { title: `${word.tokens} tokens${split}` }, String(word.tokens)) : null
   const classes = `p2p-chip p2p-${kind}${word.split ? ' p2p-split' : ''}`

@@ -774,5 +774,5 @@ def test_proximal_guidance_needs_its_pair_and_a_share(sampling, swap_and_phrase,
     another, _ = sampling.pair("a tree")
     refuses("Wanted the conditioning of the pair", sample, proximal(sampling, pair, sampling.model),
             another, picture())  # fmt: skip
-    with pytest.raises(ValueError, match="quantile between 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match="threshold between 0 and 1, got 1.5"):
         proximal(sampling, pair, model, 1.5)
