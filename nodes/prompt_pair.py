@@ -46,8 +46,8 @@ class PromptPair(io.ComfyNode):
                     "source",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="The prompt of the picture you start from. The source picture is what this prompt alone would "
-                    "give.",
+                    tooltip="The prompt of the picture you start from. The source picture is what this prompt alone "
+                    "would give.",
                 ),
                 io.String.Input(
                     "target",
