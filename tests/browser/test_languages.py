@@ -8,7 +8,7 @@ import json
 import os
 
 import pytest
-from notices import said_until_it_is_mended
+from said_on_nodes import said_until_it_is_mended
 
 from tools.comfy_server import ROOT, ComfyServer
 from tools.the_page import SCREENSHOTS, find_browser, open_workflow, opened, screenshot, use_renderer
@@ -53,7 +53,7 @@ def page(server, tmp_path):
         yield page
 
 
-def test_the_page_speaks_the_language(page):
+def test_the_page_speaks_the_language(page, server):
     words = json.loads((ROOT / "locales" / LANGUAGE / "nodeDefs.json").read_text(encoding="utf-8"))
     shown = page.evaluate(WORDS_ON_NODES)
     assert set(shown) == set(words)

@@ -6,8 +6,8 @@ Screenshots go to .host/run/screenshots. Skipped, with a reason, where no Chromi
 import io
 
 import pytest
-from notices import said_until_it_is_mended
 from PIL import Image, ImageChops, ImageStat
+from said_on_nodes import said_until_it_is_mended
 
 from tools.comfy_server import PACK, ROOT
 from tools.the_page import WORKFLOWS, open_workflow, read, screenshot, use_renderer
