@@ -92,6 +92,20 @@ def queued(page):
     return page.evaluate("window.app.graphToPrompt().then(p => p.output)")
 
 
+def queue(page, server, **values):
+    """Set all widgets of these names, press the Queue button, and wait; returns the pictures of each node."""
+    page.evaluate(
+        "values => app.graph.nodes.flatMap(n => n.widgets ?? []).filter(w => w.name in values)"
+        ".forEach(w => { w.value = values[w.name] })",
+        values,
+    )
+    with page.expect_response("**/api/prompt") as response:
+        page.click("[data-testid=queue-button]")
+    answer = response.value.json()
+    assert not answer["node_errors"]
+    return server.wait(answer["prompt_id"])
+
+
 def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
 

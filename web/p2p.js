@@ -15,6 +15,7 @@ import { Comparisons } from './comparisons.js'
 import { make } from './elements.js'
 import { hasBreaks, outputKey, PAIR_NODES, pairOf, pathTo, runId, textOf } from './graph.js'
 import { mapsView } from './maps_view.js'
+import { keepNotices } from './notices.js'
 import { pairView } from './pair_view.js'
 import { numbersView, windowsView } from './windows_view.js'
 import { wordsView } from './words_view.js'
@@ -48,6 +49,7 @@ app.registerExtension({
   setup() {
     document.head.append(make('link', { rel: 'stylesheet', href: new URL('./p2p.css', import.meta.url).href }))
     setInterval(lookAtAll, LOOK_EVERY_MS)
+    keepNotices(api)
     api.addEventListener('execution_success', () => comparisons.forget()) // the connected CLIP may be known now
   },
   nodeCreated(node) {

@@ -18,6 +18,11 @@ def upstream(prompt_id: str, node: str) -> Iterator[str]:
         yield from _upstream(graph, node)
 
 
+def alike_up_to(node: str, graph: Graph, other: Graph) -> bool:
+    """Whether a node and all before it are the same in two graphs, so that the host does not run it again."""
+    return node in graph and all(graph[each] == other.get(each) for each in (node, *_upstream(graph, node)))
+
+
 def works_on_pictures(prompt_id: str, node: str) -> bool:
     """Whether an executing node is known to be given pictures, and to give pictures and no latents."""
     for graph in (each for each in _executing(prompt_id) if node in each):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from comfy_execution.utils import get_executing_context
@@ -58,15 +59,21 @@ def say(text: str, level: int = logging.WARNING) -> None:
 
 
 def show(node: str, text: str) -> None:
-    """Put a text on a node, where it stays until the next graph is queued, see ``clear``."""
+    """Put a text on a node, where it stays until a graph is queued in which the node will run again, see ``clear``."""
     page = server()
     if page is not None:
         page.send_progress_text(text, node)
+        page.send_sync("p2p_notice", {"node": node, "text": text})  # for web/notices.js, which keeps it there
         _said.shown.add(node)
 
 
-def clear() -> None:
-    """Take the texts off the nodes. The page keeps a text until it gets another one, and takes none that is empty."""
-    for node in list(_said.shown):
+def with_texts() -> set[str]:
+    """The nodes that have a text on them."""
+    return set(_said.shown)
+
+
+def clear(nodes: Iterable[str]) -> None:
+    """Take the texts off nodes. The page keeps a text until it gets another one, and takes none that is empty."""
+    for node in nodes:
         show(node, " ")
-    _said.shown.clear()
+        _said.shown.discard(node)

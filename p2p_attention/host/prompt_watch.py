@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from .graph import pairs_without_nodes
-from .notices import clear, server, show
+from .graph import alike_up_to, pairs_without_nodes
+from .notices import clear, server, show, with_texts
 
 UNUSED = (
     "the pair's conditioning goes to a sampler whose model no P2P node has touched, so there is no edit: of each "
@@ -15,6 +15,7 @@ UNUSED = (
 )
 
 _told: set[str] = set()  # the pair nodes of the last graph of which it was said
+_last: dict[str, Any] = {}  # that graph
 
 
 def watch_prompts() -> None:
@@ -28,7 +29,10 @@ def _look(asked: dict[str, Any]) -> dict[str, Any]:
     """The host's handler of a queued prompt, which it goes on with."""
     graph = asked.get("prompt")
     if isinstance(graph, dict) and all(isinstance(node, dict) for node in graph.values()):
-        clear()
+        alike = {node for node in with_texts() if alike_up_to(node, graph, _last)}
+        clear(with_texts() - (alike - _told))
+        _last.clear()
+        _last.update(graph)
         unused = pairs_without_nodes(graph)
         for pair in unused:
             if pair not in _told:

@@ -1,9 +1,14 @@
 """One server and one page for all tests here."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from tools.comfy_server import ComfyServer
 from tools.the_page import NO_BROWSER, find_browser, opened, use_renderer
+
+sys.path.append(str(Path(__file__).parent))  # for the helper module beside the tests
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,10 @@ import json
 import os
 
 import pytest
+from said_on_nodes import said_until_it_is_mended
 
 from tools.comfy_server import ROOT, ComfyServer
-from tools.the_page import SCREENSHOTS, find_browser, open_workflow, opened, screenshot
+from tools.the_page import SCREENSHOTS, find_browser, open_workflow, opened, screenshot, use_renderer
 
 LANGUAGE = "ko"
 WORDS_ON_NODES = """() => Object.fromEntries(Object.entries(LiteGraph.registered_node_types)
@@ -52,7 +53,7 @@ def page(server, tmp_path):
         yield page
 
 
-def test_the_page_speaks_the_language(page):
+def test_the_page_speaks_the_language(page, server):
     words = json.loads((ROOT / "locales" / LANGUAGE / "nodeDefs.json").read_text(encoding="utf-8"))
     shown = page.evaluate(WORDS_ON_NODES)
     assert set(shown) == set(words)
@@ -69,3 +70,6 @@ def test_the_page_speaks_the_language(page):
     tooltip = words["P2PLocalBlendMask"]["inputs"]["threshold"]["tooltip"]
     page.get_by_text(tooltip, exact=True).wait_for()
     page.screenshot(path=SCREENSHOTS / f"tooltip_{LANGUAGE}.png")
+
+    use_renderer(page, nodes_2=True)
+    said_until_it_is_mended(page, server)

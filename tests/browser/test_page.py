@@ -7,6 +7,7 @@ import io
 
 import pytest
 from PIL import Image, ImageChops, ImageStat
+from said_on_nodes import said_until_it_is_mended
 
 from tools.comfy_server import PACK, ROOT
 from tools.the_page import WORKFLOWS, open_workflow, read, screenshot, use_renderer
@@ -104,6 +105,10 @@ def test_run_makes_the_pictures(page, server, name):
         )
     screenshot(page, f"{name}_done")
     assert page.complaints == []
+
+
+def test_what_is_unusual_is_said_on_the_node_until_it_is_mended(page, server):
+    said_until_it_is_mended(page, server)
 
 
 @pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)

@@ -64,7 +64,7 @@ def run_node(node_class: Any, **inputs: Any) -> tuple:
     """
     function = node_class.FUNCTION
     owner = node_class if function == "EXECUTE_NORMALIZED" else node_class()
-    if not node_class.__module__.startswith(_package()):
+    if not node_class.__module__.startswith(f"{_package()}."):
         inputs |= _asked_for(node_class, getattr(owner, "execute" if owner is node_class else function), inputs)
     outputs = getattr(owner, function)(**inputs)
     return tuple(getattr(outputs, "args", outputs))

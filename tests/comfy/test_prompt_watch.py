@@ -19,7 +19,7 @@ def queue(host, monkeypatch):
     shown, handlers = [], []
     instance = SimpleNamespace(
         on_prompt_handlers=handlers, add_on_prompt_handler=handlers.append,
-        send_progress_text=lambda text, node: shown.append((node, text)),
+        send_progress_text=lambda text, node: shown.append((node, text)), send_sync=lambda *_: None,
     )  # fmt: skip
     watch = host.module("p2p_attention.host.prompt_watch")
     watch.watch_prompts()
@@ -29,7 +29,8 @@ def queue(host, monkeypatch):
     watch.watch_prompts()  # a second load of the pack adds nothing
     (handler,) = handlers
 
-    host.module("p2p_attention.host.notices").clear()
+    notices = host.module("p2p_attention.host.notices")
+    notices.clear(notices.with_texts())
 
     def ask(graph):
         shown.clear()
@@ -70,6 +71,17 @@ def test_a_pair_without_an_edit_is_said_once(queue, positive, caplog):
     with caplog.at_level(logging.WARNING):
         assert queue(graph("checkpoint", positive)) == [("pair", text)]
     assert caplog.text.count("no edit") == 2, "once more, after it was mended"
+
+
+def test_what_a_run_has_said_stays_as_long_as_the_node_does_not_run_again(host, queue):
+    """The host keeps the results of nodes whose inputs are the same, so nobody would say it again."""
+    host.module("p2p_attention.host.notices").show("sampler", "said")
+    decode = node("VAEDecode", samples=["sampler", 0])
+    first = graph("edit", decode=decode)
+    assert ("sampler", " ") in queue(first), "nobody knows yet what it was given"
+    host.module("p2p_attention.host.notices").show("sampler", "said")
+    assert queue(first) == queue(graph("edit", decode=node("VAEDecodeTiled", samples=["sampler", 0]))) == []
+    assert queue(graph("freeu", decode=decode)) == [("sampler", " ")]
 
 
 @pytest.mark.parametrize("model", ["edit", "freeu"])

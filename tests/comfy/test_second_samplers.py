@@ -278,6 +278,7 @@ def as_a_node(host, monkeypatch):
         instance = SimpleNamespace(
             prompt_queue=SimpleNamespace(currently_running=running),
             send_progress_text=lambda text, node_id, *_: instance.texts.append((node_id, text)),
+            send_sync=lambda *_: None,
             texts=[],
         )
         monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=instance)))
