@@ -141,7 +141,7 @@ def _make_pair(clip: Any, prompts: Sequence[Prompt], rows: Sequence[list], align
 def _say_what_is_read_alike(pair: PromptPair) -> None:
     """Words that are not in the vocabulary (emoji, Chinese for T5) are one and the same token."""
     spans = [span for row in range(len(pair.targets)) for span in aligned(pair, row).spans if span.kind == "swapped"]
-    for one, other in dict.fromkeys(pair for span in spans for pair in zip(span.source, span.target)):
+    for one, other in dict.fromkeys(words for span in spans for words in zip(span.source, span.target)):
         if one.ids == other.ids and one.text.lower() != other.text.lower():
             say(
                 f"the text encoder reads {quoted(one.text)} and {quoted(other.text)} alike, as it does all that is not "

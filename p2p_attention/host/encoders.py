@@ -72,7 +72,7 @@ ENCODERS = {
     "KleinTokenizer8B": Encoder("Flux.2 Klein (Qwen3)"),
     "Flux2Tokenizer": Encoder("Flux.2 (Mistral)"),
     "QwenImageTokenizer": Encoder("Qwen-Image (Qwen2.5-VL)", pictures=True),
-    "Krea2Tokenizer": Encoder("Krea 2 (Qwen3-VL)", pictures=True),
+    "Krea2Tokenizer": Encoder("Krea 2 (Qwen3-VL)"),
     "AnimaTokenizer": Encoder("Anima (Qwen3, T5)", _adapter_rows),
     "FlowDemoTokenizer": Encoder("the flow demo model (CLIP)"),
 }

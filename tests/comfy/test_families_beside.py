@@ -232,6 +232,17 @@ def test_compiled_models(run):
     assert relative_error(got, wanted) < 1e-4
 
 
+def test_a_compiled_model_that_fills_texts_up_wants_them_equally_long(run):
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    run = run("z_image")
+    conditioning, pair = run.pair(LONGER)
+    compiled = run.model.clone()
+    set_torch_compile_wrapper(model=compiled, backend=lambda graph, inputs: graph.forward)
+    with pytest.raises(ValueError, match="Wanted texts that take equally many tokens in .*Z-Image.*compile"):
+        run.sample(run.edit(pair, model=compiled), conditioning, cfg=1.0, **SIZE)
+
+
 # ---- pictures to begin with
 
 
