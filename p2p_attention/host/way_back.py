@@ -130,7 +130,7 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
             + ". Connect CLIP Text Encode or P2P Prompt Pair directly."
         )
     (inversion,) = inversions
-    bare = without_works(model)
+    family, bare = family_of(model), without_works(model)
     steps = len(inversion.sigmas) - 1
     show = latent_preview.prepare_callback(bare, steps)
     found: list[torch.Tensor] = []
@@ -142,7 +142,7 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
     def optimise(model_k, x, sigmas, extra_args=None, callback=None, disable=None):
         guider = model_k.inner_model
         used_up.difference_update(guider.conds["negative"][0]["model_conds"])
-        with torch.inference_mode(False), torch.enable_grad(), _gradients_pass():
+        with torch.inference_mode(False), torch.enable_grad(), _gradients_pass(family.overwrites):
             denoise = _differentiable(guider.inner_model, extra_args["model_options"])
             source, empty = (
                 _model_inputs(guider.conds[name][0], len(x), x.device) for name in ("positive", "negative")
@@ -157,7 +157,7 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
                     cfg,
                     inner_steps,
                     progress,
-                    family_of(model).variance(model),
+                    family.variance(model),
                 )
             )
         return x
@@ -182,9 +182,12 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
 
 
 @contextmanager
-def _gradients_pass() -> Iterator[None]:
-    """Transformers add in place to what a gradient needs (torch then keeps a copy), and on newer hosts compute some
-    parts by kernels without a gradient, unless the host is told that it trains."""
+def _gradients_pass(overwrites: bool) -> Iterator[None]:
+    """Of models that write over what a gradient needs torch keeps copies. They also compute, on newer hosts, some parts
+    by kernels without a gradient, unless the host is told that it trains."""
+    if not overwrites:
+        yield
+        return
     missing = object()
     before = getattr(management, "in_training", missing)
     if before is not missing:

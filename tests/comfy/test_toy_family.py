@@ -70,6 +70,7 @@ def toy_family(host, monkeypatch):
     class Toy:
         supported = "toys"
         pads_texts = True
+        overwrites = False
 
         def reads(self, clip):
             return isinstance(clip, ToyClip)

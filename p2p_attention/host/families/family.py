@@ -36,10 +36,12 @@ class Family(Protocol):
         pads_texts: how the contexts of a pair's prompts get one length. False: shorter ones are repeated, up to the
             common multiple, which leaves attention to the text alone as it is. True: they are padded to the longest,
             and the family keeps attention off the padding.
+        overwrites: whether the models write in place over what a gradient through them needs.
     """
 
     supported: str
     pads_texts: bool
+    overwrites: bool
 
     def reads(self, clip: Any) -> bool:
         """Whether the text encoder is one of this family's."""

@@ -110,6 +110,7 @@ class Transformer:
     architectures: Mapping[str, Architecture]
     telling: str  # the kind of call that an edit cannot do without
     pads_texts = True
+    overwrites = True
 
     # ------------------------------------------------------------------------------------------------------ texts
 

@@ -46,6 +46,7 @@ class UNet:
 
     supported = "UNets with cross-attention: SD 1.x, SD 2.x, SDXL and what is derived from them"
     pads_texts = False
+    overwrites = False
 
     # ------------------------------------------------------------------------------------------------------ texts
 
