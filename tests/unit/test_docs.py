@@ -100,6 +100,7 @@ def test_a_workflow_explains_itself_and_is_explained(path):
     text = "\n".join(note["widgets_values"][0] for note in notes)
     assert text.startswith("## ") and "**Run**" in text
     assert "You see" in text or "You get" in text
+    assert "`" not in text, "newer pages show code in notes as blue on grey"
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
