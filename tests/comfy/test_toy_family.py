@@ -88,6 +88,9 @@ def toy_family(host, monkeypatch):
         def require_loaded(self, diffusion_model):
             pass
 
+        def finish_texts(self, model, conds):
+            pass
+
         def variance(self, model):
             return lambda sigma: 1.0
 
