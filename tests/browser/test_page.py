@@ -31,7 +31,7 @@ def test_the_template_browser_shows_our_thumbnails(page):
     page.get_by_role("dialog").get_by_placeholder("Search").fill("softer_constraint")  # a page holds 24
     card = page.locator("[data-testid=template-workflow-softer_constraint]")
     while not card.count():  # newer pages load the rest when the last ones are looked at
-        page.locator("[data-testid^=template-workflow-]").last.scroll_into_view_if_needed()
+        page.evaluate("[...document.querySelectorAll('[data-testid^=template-workflow-]')].at(-1)?.scrollIntoView()")
         page.wait_for_timeout(200)
     card.scroll_into_view_if_needed()
     card.locator("img").first.wait_for()
