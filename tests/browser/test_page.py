@@ -4,6 +4,7 @@ Screenshots go to .host/run/screenshots. Skipped, with a reason, where no Chromi
 """
 
 import io
+import re
 
 import pytest
 from PIL import Image, ImageChops, ImageStat
@@ -120,7 +121,7 @@ def test_a_blueprint_is_found_added_and_run(page, server, path):
     """As a user does: double-click, its name, Enter; then connect it to what it lacks."""
     page.evaluate("window.app.graph.clear()")
     page.mouse.dblclick(800, 450)
-    page.get_by_placeholder("Search Nodes").first.fill(path.stem)
+    page.get_by_placeholder(re.compile("Search Nodes|Add a node")).first.fill(path.stem)  # newer pages say the latter
     page.get_by_text(path.stem, exact=True).first.wait_for()
     page.keyboard.press("Enter")
     page.wait_for_function("name => window.app.graph.nodes[0]?.title === name", arg=path.stem)
