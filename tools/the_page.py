@@ -65,12 +65,25 @@ def opened(server, profile, **settings):
         page.on("console", listen)
         page.on("pageerror", lambda error: page.complaints.append(f"{error.message}\n{error.stack}"))
         page.request.post(f"{server.url}/api/settings", data=SETTINGS | settings)
-        page.goto(server.url)
-        # Ready when the graph can be edited and the pack's nodes are registered.
-        page.wait_for_function("Boolean(window.app?.graph && window.LiteGraph?.registered_node_types?.P2PPromptPair)")
-        page.wait_for_selector("[data-testid=queue-button]")
+        _wait_for_the_page(page, server.url)
         yield page
         browser.close()
+
+
+def _wait_for_the_page(page, url, tries=3):
+    """Ready when the graph can be edited and the pack's nodes are registered. A page that hangs is opened again."""
+    from playwright.sync_api import TimeoutError
+
+    ready = "Boolean(window.app?.graph && window.LiteGraph?.registered_node_types?.P2PPromptPair)"
+    for left in reversed(range(tries)):
+        try:
+            page.goto(url, timeout=PATIENCE_MS / tries)
+            page.wait_for_function(ready, timeout=PATIENCE_MS / tries)
+            page.wait_for_selector("[data-testid=queue-button]", timeout=PATIENCE_MS / tries)
+            return
+        except TimeoutError:
+            if not left:
+                raise
 
 
 def use_renderer(page, nodes_2):

@@ -123,8 +123,13 @@ def test_what_is_unusual_is_said_on_the_node_until_it_is_mended(page, server):
 def test_a_blueprint_is_found_added_and_run(page, server, path):
     """As a user does: double-click, its name, Enter; then connect it to what it lacks."""
     page.evaluate("window.app.graph.clear()")
-    page.mouse.dblclick(800, 450)
-    page.get_by_placeholder("Search Nodes").first.fill(path.stem)
+    search = page.get_by_placeholder("Search Nodes").first
+    for _ in range(10):  # a canvas that is being cleared does not hear it
+        page.mouse.dblclick(800, 450)
+        page.wait_for_timeout(1000)
+        if search.is_visible():
+            break
+    search.fill(path.stem)
     page.get_by_text(path.stem, exact=True).first.wait_for()
     page.keyboard.press("Enter")
     page.wait_for_function("name => window.app.graph.nodes[0]?.title === name", arg=path.stem)

@@ -173,7 +173,8 @@ def sockets(sampling, image):
 
 
 TEXTS = {"words": "red", "exclude_words": "", "word_windows": "", "source": SOURCE, "target": SWAP}
-LONG_RUNS = {("P2PDDIMInvert", "steps"): 1000}  # allowed, and takes its time
+# Allowed, and takes its time.
+LONG_RUNS = {("P2PDDIMInvert", "steps"): 1000, ("P2PNullTextOptimize", "inner_steps"): 100}
 NODES = """P2PPromptPair P2PPairFromConditioning P2PAttentionReplace P2PAttentionRefine P2PReweightToken
 P2PLocalBlendMask P2PShowBlendMask P2PRecordAttention P2PAttentionMaps P2PSecondPass P2PPickPictures P2PDDIMInvert
 P2PProximalGuidance P2PNullTextOptimize P2PCompare P2PDemoPicture""".split()
