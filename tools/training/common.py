@@ -1,6 +1,8 @@
-"""What the trainings of both demo models share: scenes, words, the text model, the optimiser and the loop."""
+"""What the trainings of both demo models share: arguments, scenes, words, the text model, the optimiser, the loop."""
 
+import argparse
 import csv
+import math
 import os
 import random
 import shutil
@@ -17,6 +19,25 @@ from demo import scenes
 FOLDER = Path(__file__).parent
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def parser(description, stages):
+    """The arguments that both trainings have; each adds its own."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, required=True, help="folder of a ComfyUI (the host's classes)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and loss curves")
+    parser.add_argument("--stage", default="all", choices=("all", *stages))
+    parser.add_argument("--scenes", type=int, default=40_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=math.inf,
+        help="end a stage after this time, if it has not done its steps by then",
+    )
+    parser.add_argument("--no-compile", action="store_true", help="do not try torch.compile")
+    return parser
 
 
 # ------------------------------------------------------------------------------------------------------------ data

@@ -8,9 +8,7 @@ ended when there is no more time: a good model is there N steps later. Uses CUDA
 came out of it are in demo/README.md.
 """
 
-import argparse
 import json
-import math
 import multiprocessing
 import os
 from pathlib import Path
@@ -26,21 +24,13 @@ HELD_OUT = range(3_000_000, 3_000_128)  # seeds of scenes that are never trained
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="folder of a ComfyUI (the host's classes)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and loss curves")
-    parser.add_argument("--stage", default="all", choices=("all", *STAGES))
-    parser.add_argument("--scenes", type=int, default=40_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
+    parser = common.parser(__doc__, STAGES)
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--finish", type=int, default=0, help="let the rate fall over so many steps, then end")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time")
     parser.add_argument(
         "--weights", type=Path, help="where export writes; default demo/weights/p2p_demo_flow.safetensors"
     )
-    parser.add_argument("--no-compile", action="store_true", help="do not try torch.compile")
     return parser.parse_args()
 
 

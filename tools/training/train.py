@@ -6,11 +6,8 @@ Each stage leaves its results in DIR and resumes from its last checkpoint when i
 there is one. The recipe and what came out of it are in demo/README.md.
 """
 
-import argparse
 import json
-import math
 import multiprocessing
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +23,7 @@ from .common import (
     host,
     initialise,
     new_text_model,
+    parser,
     plain_attention,
     plot_losses,
     token_rows,
@@ -37,26 +35,13 @@ HELD_OUT = 256  # the last scenes are never trained on
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="folder of a ComfyUI (the host's classes)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and loss curves")
-    parser.add_argument("--stage", default="all", choices=("all", *STAGES))
-    parser.add_argument("--scenes", type=int, default=40_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
-    parser.add_argument("--autoencoder-steps", type=int, default=5_200)
-    parser.add_argument("--autoencoder-batch", type=int, default=8)
-    parser.add_argument("--decoder-steps", type=int, default=2_000)
-    parser.add_argument("--diffusion-steps", type=int, default=6_000)
-    parser.add_argument("--diffusion-batch", type=int, default=32)
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=math.inf,
-        help="end a stage after this time, if it has not done its steps by then",
-    )
-    parser.add_argument("--no-compile", action="store_true", help="do not try torch.compile")
-    return parser.parse_args()
+    options = parser(__doc__, STAGES)
+    options.add_argument("--autoencoder-steps", type=int, default=5_200)
+    options.add_argument("--autoencoder-batch", type=int, default=8)
+    options.add_argument("--decoder-steps", type=int, default=2_000)
+    options.add_argument("--diffusion-steps", type=int, default=6_000)
+    options.add_argument("--diffusion-batch", type=int, default=32)
+    return options.parse_args()
 
 
 # ------------------------------------------------------------------------------------------------------------ data
