@@ -24,27 +24,23 @@ DRAWN_AS_IT_IS = """n => {
 
 NOT_WHOLE = """() => app.graph.nodes.filter(n => n.has_errors || !(n.type in LiteGraph.registered_node_types))
     .map(n => n.type)"""
-# Pairs of nodes of which one lies on the other, as they are drawn.
-OVERLAPS = """() => {
+# Pairs of nodes of which one lies on the other, as they are drawn, and nodes that stick out of the group they begin in.
+OUT_OF_PLACE = """() => {
     const boxes = app.graph.nodes.map(n => {
         const element = document.querySelector(`[data-node-id="${n.id}"]`);
         const height = element ? element.offsetHeight - 30 : n.size[1];
-        return [n.type, n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + height];
+        const [x, y] = n.pos;
+        return { type: n.type, left: x, top: y - 30, right: x + n.size[0], bottom: y + height };
     });
-    return boxes.flatMap((a, i) => boxes.slice(0, i)
-        .filter(b => a[1] < b[3] && b[1] < a[3] && a[2] < b[4] && b[2] < a[4]).map(b => [a[0], b[0]]));
+    const groups = app.graph.groups.map(({ title, _bounding: [left, top, width, height] }) =>
+        ({ title, left, top, right: left + width, bottom: top + height }));
+    const overlaps = boxes.flatMap((a, i) => boxes.slice(0, i).filter(b =>
+        a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom).map(b => [a.type, b.type]));
+    const outside = groups.flatMap(g => boxes.filter(b =>
+        b.left >= g.left && b.left < g.right && b.top + 30 >= g.top && b.top + 30 < g.bottom
+        && (b.top < g.top || b.bottom > g.bottom || b.right > g.right)).map(b => [g.title, b.type]));
+    return [...overlaps, ...outside];
 }"""
-
-# Nodes that stick out of the group that they begin in.
-OUT_OF_GROUP = """() => app.graph.groups.flatMap(g => {
-    const [left, top, width, height] = g._bounding;
-    return app.graph.nodes.filter(n => {
-        const element = document.querySelector(`[data-node-id="${n.id}"]`);
-        const [x, y] = n.pos, bottom = y + (element ? element.offsetHeight - 30 : n.size[1]);
-        const begins = x >= left && x < left + width && y >= top && y < top + height;
-        return begins && (y - 30 < top || bottom > top + height || x + n.size[0] > left + width);
-    }).map(n => [g.title, n.type]);
-})"""
 
 
 def workflow(name):
@@ -165,8 +161,7 @@ def test_every_workflow_opens_whole(page, renderer):
         assert all((count or 0) <= 1 for _, count in views), path.stem
         pairs = {kind: count for kind, count in views if kind in ("P2PPromptPair", "P2PPairFromConditioning")}
         assert pairs and set(pairs.values()) == {1}, path.stem
-        assert page.evaluate(OVERLAPS) == [], path.stem
-        assert page.evaluate(OUT_OF_GROUP) == [], path.stem
+        assert page.evaluate(OUT_OF_PLACE) == [], path.stem
     once = page.evaluate(
         "[app.extensions.filter(e => e.name.startsWith('prompt_to_prompt')).length,"
         "document.querySelectorAll('link[href*=\"p2p.css\"]').length]"
