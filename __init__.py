@@ -11,9 +11,12 @@ async def comfy_entrypoint():
     from .nodes.alignment_route import add_route
     from .nodes.blend import LocalBlendMask, ShowBlendMask
     from .nodes.compare import Compare
+    from .nodes.composite import Composite
     from .nodes.edit import AttentionRefine, AttentionReplace, ReweightToken
+    from .nodes.grid import Grid
     from .nodes.invert import DDIMInvert, NullTextOptimize, ProximalGuidance
     from .nodes.maps import AttentionMaps, RecordAttention
+    from .nodes.one_edit import OneEdit
     from .nodes.pick import PickPictures
     from .nodes.prompt_pair import PairFromConditioning, PromptPair
     from .nodes.second_pass import SecondPass
@@ -25,6 +28,7 @@ async def comfy_entrypoint():
     class PromptToPromptExtension(ComfyExtension):
         async def get_node_list(self):
             return [
+                OneEdit,
                 PromptPair,
                 PairFromConditioning,
                 AttentionReplace,
@@ -35,6 +39,8 @@ async def comfy_entrypoint():
                 RecordAttention,
                 AttentionMaps,
                 Compare,
+                Composite,
+                Grid,
                 SecondPass,
                 PickPictures,
                 DDIMInvert,

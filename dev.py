@@ -231,6 +231,8 @@ def bench(arguments):
         "images": "real_images.py",
         "judge": "scene_judge.py",
         "samplers": "samplers.py",
+        "level": "level.py",
+        "strength": "strength.py",
     }
     if not arguments or arguments[0] not in files:
         raise SetupError(f"wanted the name of a bench ({', '.join(files)}), got {' '.join(arguments) or 'none'}.")
@@ -519,8 +521,10 @@ def constraints():
 
 
 def pip(python, command, *arguments, quiet=True):
-    """Run pip; errors are always shown."""
+    """Run pip; errors are always shown. Python compiles a module when it is first imported: few of them are."""
     volume = ["-qq"] if quiet else []
+    if command == "install":
+        volume.append("--no-compile")
     if run([python, "-m", "pip", command, *volume, "--disable-pip-version-check", "--no-input", *arguments]):
         raise SetupError(
             f"pip {command} failed, see above; wanted {' '.join(map(str, arguments))}. Mend that "

@@ -1,11 +1,14 @@
-"""P2P Load Demo Model and P2P Demo Picture: a small text-to-image model, and pictures it did not make."""
+"""P2P Load Demo Model and P2P Demo Picture: small text-to-image models, and pictures they did not make."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .flow import load_flow_model
 from .model import load_demo_model
 from .pictures import LAST_SEED, PICTURES, demo_picture
+
+MODELS = {"unet": load_demo_model, "flow": load_flow_model}
 
 
 class LoadDemoModel(io.ComfyNode):
@@ -17,11 +20,20 @@ class LoadDemoModel(io.ComfyNode):
             category="Prompt-to-Prompt",
             description=(
                 "A small model that draws captioned scenes at 128 x 128, to try Prompt-to-Prompt without a checkpoint. "
-                "Works like Load Checkpoint; exchange it for one to edit with SD 1.5, SD 2 or SDXL."
+                "Works like Load Checkpoint; exchange it for that of your own model."
             ),
-            inputs=[],
+            inputs=[
+                io.Combo.Input(
+                    "kind",
+                    options=list(MODELS),
+                    default="unet",
+                    optional=True,
+                    tooltip="unet: built as SD 1.5 and SDXL are. flow: built as Flux is, text and picture in one "
+                    "attention.",
+                )
+            ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The denoising UNet, for P2P nodes and samplers."),
+                io.Model.Output(display_name="model", tooltip="The denoiser, for P2P nodes and samplers."),
                 io.Clip.Output(
                     display_name="clip", tooltip="The text encoder, for P2P Prompt Pair and CLIP Text Encode."
                 ),
@@ -30,8 +42,10 @@ class LoadDemoModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(*load_demo_model())
+    def execute(cls, kind="unet") -> io.NodeOutput:
+        if kind not in MODELS:
+            raise ValueError(f"Wanted kind to be one of {', '.join(MODELS)}, got {kind!r}. Choose one of these.")
+        return io.NodeOutput(*MODELS[kind]())
 
 
 class DemoPicture(io.ComfyNode):

@@ -8,7 +8,16 @@ from ..p2p_attention.blend import FEATHER, GROW, MASK_MODES, local_blend
 from ..p2p_attention.host.attach import attach
 from ..p2p_attention.maps import BRANCHES
 from ..p2p_attention.show import show_masks
-from .inputs import CATEGORY, edit_number, finished_run, fraction, map_choices, model_and_pair, model_output
+from .inputs import (
+    CATEGORY,
+    edit_number,
+    finished_run,
+    fraction,
+    map_choices,
+    model_and_pair,
+    model_output,
+    where_known,
+)
 
 Masks = io.Custom("P2P_MASKS")
 
@@ -18,6 +27,7 @@ class LocalBlendMask(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="P2PLocalBlendMask",
+            **where_known(search_aliases=["local edit", "keep background", "attention mask"]),
             display_name="P2P Local Blend Mask",
             category=CATEGORY,
             description=(
@@ -133,6 +143,7 @@ class ShowBlendMask(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="P2PShowBlendMask",
+            **where_known(search_aliases=["mask preview", "attention mask"]),
             display_name="P2P Show Blend Mask",
             category=CATEGORY,
             description="The masks that P2P Local Blend Mask used in its last step, one for each edited picture.",

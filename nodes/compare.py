@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..p2p_attention.show import compared
-from .inputs import CATEGORY, Pair
+from ..p2p_attention.show import comparison
+from .inputs import CATEGORY, Pair, where_known
 
 
 class Compare(io.ComfyNode):
@@ -13,19 +13,35 @@ class Compare(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="P2PCompare",
+            **where_known(search_aliases=["before after", "image comparer", "slider", "difference"]),
             display_name="P2P Compare",
             category=CATEGORY,
-            description="The source over an edit, with a slider between them.",
+            description=(
+                "The source over an edit, with a line between them to move; or their difference, or all side by side."
+            ),
             inputs=[
-                io.Image.Input("images", tooltip="The decoded pictures, source and edits, as the sampler gave them."),
-                Pair.Input("pair", tooltip="From the pair node whose conditioning the pictures were made with."),
+                io.Image.Input(
+                    "images",
+                    tooltip="The decoded pictures, source and edits, as the sampler gave them. Without a pair: the "
+                    "first is the source of the others.",
+                ),
+                Pair.Input(
+                    "pair",
+                    optional=True,
+                    tooltip="From the pair node whose conditioning the pictures were made with.",
+                ),
+                io.Image.Input(
+                    "edited",
+                    optional=True,
+                    tooltip="Without a pair: other pictures to compare images with, one by one.",
+                ),
             ],
             outputs=[],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, images, pair) -> io.NodeOutput:
-        rows = compared(images, pair)
-        pictures = ui.PreviewImage(images, cls=cls).values
-        return io.NodeOutput(ui={"p2p_compare": [{"rows": rows, "pictures": pictures}]})
+    def execute(cls, images, pair=None, edited=None) -> io.NodeOutput:
+        rows, pictures, lines = comparison(images, pair, edited)
+        saved = ui.PreviewImage(pictures, cls=cls).values
+        return io.NodeOutput(ui={"p2p_compare": [{"rows": rows, "pictures": saved, "lines": lines}]})

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..p2p_attention.edit import SCALES, Window, refine, replace, reweight
 from ..p2p_attention.host.attach import attach
-from .inputs import CATEGORY, edit_number, fraction, model_and_pair, model_output
+from .inputs import CATEGORY, edit_number, fraction, model_and_pair, model_output, where_known
 
 
 def _injection_inputs() -> list[io.Input]:
@@ -41,6 +41,7 @@ class AttentionReplace(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="P2PAttentionReplace",
+            **where_known(search_aliases=["word swap", "change word", "replace word", "prompt to prompt"]),
             display_name="P2P Attention Replace",
             category=CATEGORY,
             description="Swap words: the new word appears where the old one was, the rest of the picture stays.",
@@ -61,6 +62,7 @@ class AttentionRefine(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="P2PAttentionRefine",
+            **where_known(search_aliases=["add words", "new phrase", "change style", "prompt to prompt"]),
             display_name="P2P Attention Refine",
             category=CATEGORY,
             description="Add words: what they say appears, everything that both prompts say stays where it was.",
@@ -81,6 +83,7 @@ class ReweightToken(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="P2PReweightToken",
+            **where_known(search_aliases=["fader", "prompt weight", "attention weight", "emphasis"]),
             display_name="P2P Reweight Token",
             category=CATEGORY,
             description="A fader for words: more of it, less of it, its opposite. The rest of the picture stays.",
@@ -89,7 +92,8 @@ class ReweightToken(io.ComfyNode):
                 io.String.Input(
                     "words",
                     default="",
-                    tooltip="Words or phrases of the edited prompt, separated by commas. word#2 is the second one.",
+                    tooltip="Words or phrases of the edited prompt, separated by commas. word#2 is the second one; "
+                    "'snow: 0.5' has a scale of its own.",
                 ),
                 io.Float.Input(
                     "scale",

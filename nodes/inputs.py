@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..p2p_attention.maps import BRANCHES, RESOLUTIONS
 
 CATEGORY = "Prompt-to-Prompt"
 Pair = io.Custom("P2P_PAIR")
+
+
+def where_known(**settings: Any) -> dict[str, Any]:
+    """Settings of a node's schema that only newer hosts have: other words to find it by, and the like."""
+    known = {field.name for field in fields(io.Schema)}
+    return {name: value for name, value in settings.items() if name in known}
 
 
 def model_and_pair() -> list[io.Input]:

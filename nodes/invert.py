@@ -9,7 +9,7 @@ from ..p2p_attention.host.attach import attach
 from ..p2p_attention.host.way_back import SCHEDULERS, ddim_invert, null_text
 from ..p2p_attention.invert import DENOISE, ITERATIONS, SOURCE_ROWS, STEPS
 from ..p2p_attention.null_text import CFG, INNER_STEPS
-from .inputs import CATEGORY, fraction, model_and_pair, model_output
+from .inputs import CATEGORY, fraction, model_and_pair, model_output, where_known
 
 
 class DDIMInvert(io.ComfyNode):
@@ -17,6 +17,7 @@ class DDIMInvert(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="P2PDDIMInvert",
+            **where_known(search_aliases=["invert", "inversion", "real image", "edit photo", "unsampler"]),
             display_name="P2P DDIM Invert",
             category=CATEGORY,
             description=(
@@ -91,6 +92,7 @@ class ProximalGuidance(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="P2PProximalGuidance",
+            **where_known(search_aliases=["negative prompt inversion", "proximal"]),
             display_name="P2P Proximal Guidance",
             category=CATEGORY,
             description="Guidance that ignores small differences: less drift of what should not change.",
@@ -119,6 +121,7 @@ class NullTextOptimize(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="P2PNullTextOptimize",
+            **where_known(search_aliases=["null text inversion", "null-text"]),
             display_name="P2P Null-Text Optimize",
             category=CATEGORY,
             description=(

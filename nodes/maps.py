@@ -9,7 +9,7 @@ from ..p2p_attention.maps import BRANCHES, KINDS
 from ..p2p_attention.record import record_attention
 from ..p2p_attention.sheet import SheetRow, atlas, contact_sheet
 from ..p2p_attention.show import COMPONENTS, STYLES, TIMES, map_rows
-from .inputs import CATEGORY, finished_run, map_choices, model_and_pair, model_output
+from .inputs import CATEGORY, finished_run, map_choices, model_and_pair, model_output, where_known
 
 Maps = io.Custom("P2P_MAPS")
 
@@ -19,6 +19,7 @@ class RecordAttention(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="P2PRecordAttention",
+            **where_known(search_aliases=["attention map", "heat map", "daam"]),
             display_name="P2P Record Attention",
             category=CATEGORY,
             description="Keeps the attention maps of a run, for P2P Attention Maps. The picture stays as it is.",
@@ -54,6 +55,7 @@ class AttentionMaps(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="P2PAttentionMaps",
+            **where_known(search_aliases=["attention map", "heat map", "daam"]),
             display_name="P2P Attention Maps",
             category=CATEGORY,
             description=(

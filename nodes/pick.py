@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..p2p_attention.pick import pick
-from .inputs import CATEGORY, Pair
+from .inputs import CATEGORY, Pair, where_known
 
 
 class PickPictures(io.ComfyNode):
@@ -13,6 +13,7 @@ class PickPictures(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="P2PPickPictures",
+            **where_known(search_aliases=["latent from batch", "only the edit"]),
             display_name="P2P Pick Pictures",
             category=CATEGORY,
             description=(

@@ -6,10 +6,30 @@ from comfy_api.latest import io
 
 from ..p2p_attention.host.encode import encode_pair, pair_conditionings
 from .alignment_route import remember_clip
-from .inputs import CATEGORY, Pair
+from .inputs import CATEGORY, Pair, where_known
 
 
-def _pair_outputs() -> list[io.Output]:
+def prompt_inputs(empty_target: str) -> list[io.Input]:
+    return [
+        io.Clip.Input("clip", tooltip="The text encoder of the checkpoint whose model is edited."),
+        io.String.Input(
+            "source",
+            multiline=True,
+            dynamic_prompts=True,
+            tooltip="The prompt of the picture you start from. The source picture is what this prompt alone "
+            "would give.",
+        ),
+        io.String.Input(
+            "target",
+            multiline=True,
+            dynamic_prompts=True,
+            tooltip="The edited prompt: change or add words. Several edits are separated by a line that holds "
+            f"only ---, one image each. Empty: {empty_target}.",
+        ),
+    ]
+
+
+def pair_outputs() -> list[io.Output]:
     return [
         io.Conditioning.Output(
             display_name="conditioning", tooltip="Source and edits, for the sampler's positive input."
@@ -18,7 +38,7 @@ def _pair_outputs() -> list[io.Output]:
     ]
 
 
-def _alignment_input() -> io.String.Input:
+def alignment_input() -> io.String.Input:
     return io.String.Input(
         "alignment",
         default="",
@@ -34,6 +54,9 @@ class PromptPair(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="P2PPromptPair",
+            **where_known(
+                search_aliases=["prompt to prompt", "prompt2prompt", "p2p", "edit prompt", "source and target"]
+            ),
             display_name="P2P Prompt Pair",
             category=CATEGORY,
             description=(
@@ -41,24 +64,10 @@ class PromptPair(io.ComfyNode):
                 "the same noise: per seed first the source, then each edit. Connect the pair to a P2P Attention node."
             ),
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder of the checkpoint whose model is edited."),
-                io.String.Input(
-                    "source",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    tooltip="The prompt of the picture you start from. The source picture is what this prompt alone "
-                    "would give.",
-                ),
-                io.String.Input(
-                    "target",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    tooltip="The edited prompt: change or add words. Several edits are separated by a line that holds "
-                    "only ---, one image each. Empty: the source alone, for instance to look at its attention maps.",
-                ),
-                _alignment_input(),
+                *prompt_inputs("the source alone, for instance to look at its attention maps"),
+                alignment_input(),
             ],
-            outputs=_pair_outputs(),
+            outputs=pair_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -74,6 +83,7 @@ class PairFromConditioning(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="P2PPairFromConditioning",
+            **where_known(search_aliases=["prompt to prompt", "conditioning pair"]),
             display_name="P2P Pair From Conditioning",
             category=CATEGORY,
             description=(
@@ -103,9 +113,9 @@ class PairFromConditioning(io.ComfyNode):
                     tooltip="The text that target_conditioning was encoded from; of several edits separated by a line "
                     "that holds only ---.",
                 ),
-                _alignment_input(),
+                alignment_input(),
             ],
-            outputs=_pair_outputs(),
+            outputs=pair_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 

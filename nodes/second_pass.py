@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..p2p_attention.host.attach import attach
 from ..p2p_attention.second_pass import Continuation
-from .inputs import CATEGORY, model_and_pair, model_output
+from .inputs import CATEGORY, model_and_pair, model_output, where_known
 
 
 class SecondPass(io.ComfyNode):
@@ -14,6 +14,7 @@ class SecondPass(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="P2PSecondPass",
+            **where_known(search_aliases=["hires fix", "refiner", "upscale"]),
             display_name="P2P Second Pass",
             category=CATEGORY,
             description=(

@@ -114,6 +114,7 @@ def local_blend(
     mask: torch.Tensor | None = None,
     mode: MaskMode = "replace",
     edit: int = 0,
+    also: Sequence[str] = (),
 ) -> Blend:
     """Keep an edit where its words are; the rest of the picture is the source's.
 
@@ -125,6 +126,7 @@ def local_blend(
         threshold, start, spread, grow, feather, mask, mode: see ``Blend``.
         resolution, branch: see ``MapRequest``.
         edit: 0 for every edited prompt, n for the n-th only.
+        also: words that count beside those in which the prompts differ, where ``words`` is empty.
 
     Raises:
         ValueError: a word is not there, the prompts do not differ, or the mask has no fitting shape.
@@ -156,12 +158,12 @@ def local_blend(
         return row, columns[row].index(word)
 
     rows = [0, *(target + 1 for target in chosen)]
-    included, excluded = find_words(pair, names, rows), find_words(pair, without, rows)
+    included, excluded = find_words(pair, names or also, rows), find_words(pair, without, rows)
     regions: list[Region | None] = [None] * len(pair.targets)
     for target in chosen:
         sides = (0, target + 1)
+        wanted = [column(side, word) for side in sides for word in included[side]]
         if names:
-            wanted = [column(side, word) for side in sides for word in included[side]]
             if not wanted:
                 raise ValueError(
                     f"Wanted words of the source or of edit {target + 1}, got {quoted(words)}, of which none is there. "
@@ -169,7 +171,13 @@ def local_blend(
                     "them."
                 )
         else:
-            wanted = [column(side, word) for side, word in _differing_words(pair, target)]
+            differing = [column(side, word) for side, word in _differing_words(pair, target)]
+            if not (wanted or differing):
+                raise ValueError(
+                    f"Wanted prompts that differ, or words to blend by, got edit {target + 1} with the source's own "
+                    f"words ({listing(pair.source)}). Name the words whose place may change."
+                )
+            wanted = list(dict.fromkeys([*differing, *wanted]))
         regions[target] = Region(tuple(wanted), tuple(column(side, word) for side in sides for word in excluded[side]))
     request = MapRequest(pair, tuple(map(tuple, columns)), resolution=resolution, branch=branch)
     return Blend(pair, request, spread, tuple(regions), threshold, start, grow, feather, mask, mode)
@@ -181,11 +189,6 @@ def _differing_words(pair: PromptPair, target: int) -> list[tuple[int, WordPosit
     for span in aligned(pair, target).spans:
         if span.kind != "shared":
             changed += [(0, word) for word in span.source] + [(target + 1, word) for word in span.target]
-    if not changed:
-        raise ValueError(
-            f"Wanted prompts that differ, or words to blend by, got edit {target + 1} with the source's own words "
-            f"({listing(pair.source)}). Name the words whose place may change."
-        )
     telling = [(side, word) for side, word in changed if word.text.lower() not in SAY_NOTHING]
     return [(side, WordPositions(word.text, word.positions)) for side, word in telling or changed]
 

@@ -108,43 +108,77 @@ def refine(pair: PromptPair, cross: Window, self_attention: Window, word_windows
     return _injection(pair, {"shared"}, "P2P Attention Refine", cross, self_attention, word_windows, edit)
 
 
-def reweight(pair: PromptPair, words: str, scale: float, window: Window, edit: int = 0) -> Edit:
+def reweight(
+    pair: PromptPair, words: str, scale: float | None, window: Window, edit: int = 0, hold: bool = True
+) -> Edit:
     """Fader (section 3.2, "Attention Re-weighting"): makes what a word stands for stronger, weaker or its opposite.
 
-    The columns of the named words are multiplied by ``scale``, without renormalisation. Alone, shared words also get
-    the source's map during the window, so that only the named words change; beside Replace or Refine it scales theirs.
+    The columns of the named words are multiplied by their factors, without renormalisation. Alone, shared words also
+    get the source's map during the window, so that only the named words change; beside Replace or Refine it scales
+    theirs.
 
     Args:
         pair: the prompts.
-        words: target words or phrases, separated by commas or lines; ``word#2`` is the second occurrence.
-        scale: the factor c, within SCALES; the paper uses -2 to 2.
+        words: target words or phrases, separated by commas or lines; ``word#2`` is the second occurrence, and
+            ``word: 0.5`` has a factor of its own. Of several factors of a word the last one counts.
+        scale: the factor c of those without their own, within SCALES; the paper uses -2 to 2. None: each needs its own.
         window: when it is in force.
         edit: 0 for every edited prompt, n for the n-th only.
+        hold: whether it takes the source's map where it is alone.
 
     Raises:
-        ValueError: a word, the scale or the edit's number is not valid; the message says how to mend it.
+        ValueError: a word, a factor or the edit's number is not valid; the message says how to mend it.
     """
-    if not math.isfinite(scale):
-        raise ValueError(f"Wanted a finite scale, got {scale}. 1 leaves a word as it is, 0 removes it, 2 doubles it.")
-    require_between("scale", scale, SCALES)
+    if scale is not None:
+        _require_scale(scale)
     names = split_names(words)
     if not names:
         raise ValueError("Wanted at least one word to re-weight, got none. Write words of the edited prompt.")
     chosen = chosen_targets(pair, edit)
-    found = {name: _find_in_targets(pair, name, chosen) for name in names}
+    faders = [_fader(pair, name, scale, chosen) for name in names]
     rows: list[RowEdit | None] = [None] * len(pair.targets)
     for target in chosen:
-        positions = {position for name in names for position in found[name][target]}
-        if positions:
+        factors = {position: factor for positions, factor in faders for position in positions[target]}
+        if factors:
             kinds = aligned(pair, target).kinds
             rows[target] = RowEdit(
-                gates=tuple(window if kind == "shared" else NEVER for kind in kinds),
+                gates=tuple(window if hold and kind == "shared" else NEVER for kind in kinds),
                 self_attention=NEVER,
-                gains=tuple(scale if position in positions else 1.0 for position in range(len(kinds))),
+                gains=tuple(factors.get(position, 1.0) for position in range(len(kinds))),
                 gain_window=window,
                 only_alone=True,
             )
     return Edit(pair, tuple(rows))
+
+
+def _fader(
+    pair: PromptPair, entry: str, scale: float | None, targets: Sequence[int]
+) -> tuple[dict[int, tuple[int, ...]], float]:
+    """Where the words of an entry stand in each edited row, and their factor. A text that is in a prompt as it stands,
+    ``16:9``, is that text."""
+    name, own = _name_and_scale(entry)
+    if own is not None and not any(pair.find(entry, pair.targets[target]) for target in targets):
+        entry, scale = name, own
+        _require_scale(scale)
+    if scale is None:
+        raise ValueError(f"Wanted a word with its factor, as in 'snow: 0.5', got {quoted(entry)}. Write one after it.")
+    return _find_in_targets(pair, entry, targets), scale
+
+
+def faded_words(words: str) -> tuple[str, ...]:
+    """The names in a text of faders, without their factors."""
+    return tuple(_name_and_scale(entry)[0] for entry in split_names(words))
+
+
+def _name_and_scale(entry: str) -> tuple[str, float | None]:
+    match = re.fullmatch(rf"(.*\S)\s*:\s*([+-]?(?:{NUMBER}))", entry)
+    return (match[1], float(match[2])) if match else (entry, None)
+
+
+def _require_scale(scale: float) -> None:
+    if not math.isfinite(scale):
+        raise ValueError(f"Wanted a finite scale, got {scale}. 1 leaves a word as it is, 0 removes it, 2 doubles it.")
+    require_between("scale", scale, SCALES)
 
 
 def combine(edits: Iterable[Edit], target: int, step: int, steps: int) -> RowState:

@@ -94,6 +94,26 @@ class Record(Generic[Content]):
         return self._content
 
 
+class Everywhere(Record[BlendMasks]):
+    """In place of a blend's record, of edits that are not blended: ones, for every run.
+
+    Args:
+        rows: R of the pair.
+    """
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def take(self, samples: torch.Tensor) -> BlendMasks:
+        if len(samples) % self._rows:
+            raise ValueError(
+                f"Wanted the latents of source and edits, {self._rows} for each picture, got {len(samples)}. Connect "
+                "all that the sampler made."
+            )
+        return BlendMasks(torch.ones(len(samples) // self._rows, self._rows - 1, *samples.shape[-2:]))
+
+
 def _same_pictures(kept: torch.Tensor, given: torch.Tensor) -> bool:
     """Row by row, since a run with the same source may differ in one edit alone. A row of NaN is like no picture."""
     kept, given = (each.float().nan_to_num().flatten(1) for each in (kept, given))

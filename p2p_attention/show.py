@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
+from .align import aligned
 from .checks import require_between, require_one_of
 from .maps import MapRequest
-from .prompt import PromptPair
+from .prompt import PromptPair, Word
 from .record import AttentionMaps, BlendMasks, Record
 from .rows import row_name
 from .sheet import SheetRow, Tile, heat_map, overlay
@@ -18,6 +20,7 @@ STYLES = ("overlay", "heat map")
 TIMES = ("whole run", "early, middle, late")
 PARTS = ("early steps", "middle steps", "late steps")
 COMPONENTS = (1, 64)  # least and most
+MOST_CHANGED = 60  # letters
 LARGEST_SHEET = 2**28  # pixels of all its maps at the pictures' size: 1 GB of masks and 3 GB of tiles
 PIXELS = 8  # of the picture per latent pixel, where no picture is connected
 OUTSIDE = 0.25  # brightness of what a mask leaves out
@@ -111,7 +114,7 @@ def map_rows(
 
 
 def compared(images: torch.Tensor, pair: PromptPair) -> list[dict[str, str]]:
-    """What each picture of a seed is, from the source on: its ``name`` and ``prompt``.
+    """What each picture of a seed is, from the source on: its ``name``, ``prompt``, and the words in which it differs.
 
     Args:
         images: (B R, H, W, 3), per seed the source and each edit.
@@ -131,7 +134,81 @@ def compared(images: torch.Tensor, pair: PromptPair) -> list[dict[str, str]]:
             "all. Connect VAE Decode of the sampler whose positive is this pair's conditioning."
         )
     prompts = (pair.source, *pair.targets)
-    return [{"name": row_name(row), "prompt": prompt.text} for row, prompt in enumerate(prompts)]
+    changes = ("", *(changed_words(pair, target) for target in range(len(pair.targets))))
+    return [
+        {"name": row_name(row), "prompt": prompt.text, "changed": changed}
+        for row, (prompt, changed) in enumerate(zip(prompts, changes, strict=True))
+    ]
+
+
+def comparison(
+    images: torch.Tensor, pair: PromptPair | None = None, edited: torch.Tensor | None = None
+) -> tuple[list[dict[str, str]], torch.Tensor, list[float]]:
+    """Pictures to lay over each other.
+
+    Args:
+        images: (B R, H, W, 3), per seed the source and each edit; without a pair the first is the source of all others.
+        pair: the prompts that they were made from; or None.
+        edited: (B, H', W', 3), edits, in which case ``images`` are their sources, B or one for all; or None.
+
+    Returns:
+        What each picture of a seed is (see ``compared``), all pictures seed by seed (B R, H, W, 3), and for each where
+        across it, 0 to 1, it differs from its source.
+
+    Raises:
+        ValueError: the pictures do not fit together.
+    """
+    if edited is not None:
+        if pair is not None:
+            raise ValueError(
+                "Wanted a pair or edited pictures, got both. With a pair, images hold the source and its edits: remove "
+                "the link to edited, or that to pair."
+            )
+        if len(images) not in (1, len(edited)):
+            raise ValueError(
+                f"Wanted a source for each of the {len(edited)} edited pictures, or one for all, got {len(images)}. "
+                "Connect as many images as edited ones."
+            )
+        images, edited = images[..., :3], edited[..., :3].to(images)
+        if edited.shape[1:3] != images.shape[1:3]:
+            size = (images.shape[1], images.shape[2])
+            edited = F.interpolate(edited.movedim(-1, 1), size, mode="bilinear", antialias=True).movedim(1, -1)
+        images = torch.stack([images.expand_as(edited), edited], 1).flatten(0, 1)
+        rows = [{"name": name, "prompt": "", "changed": ""} for name in ("source", "edit")]
+    elif pair is not None:
+        rows = compared(images, pair)
+    else:
+        if len(images) < 2:
+            raise ValueError("Wanted two pictures to compare, got one. Connect a pair, edited pictures, or a batch.")
+        names = ["source", *(f"picture {number}" for number in range(2, len(images) + 1))]
+        rows = [{"name": name, "prompt": "", "changed": ""} for name in names]
+    return rows, images, _where_changed(images, len(rows))
+
+
+def changed_words(pair: PromptPair, target: int) -> str:
+    """In what an edit differs from the source, in short: ``cat → dog, + at night, − hat``."""
+
+    def said(words: Sequence[Word]) -> str:
+        return " ".join(word.text for word in words)
+
+    parts = []
+    for span in aligned(pair, target).spans:
+        if span.kind == "swapped":
+            parts.append(f"{said(span.source)} → {said(span.target)}")
+        elif span.kind != "shared":
+            parts.append(f"+ {said(span.target)}" if span.target else f"− {said(span.source)}")
+    text = ", ".join(parts)
+    return text if len(text) <= MOST_CHANGED else f"{text[:MOST_CHANGED]}…"
+
+
+def _where_changed(images: torch.Tensor, rows: int) -> list[float]:
+    """The middle of each picture's differences from its source, across; 0.5 where there are none."""
+    pictures = images[..., :3].float().unflatten(0, (-1, rows))
+    change = (pictures - pictures[:, :1]).square().sum(dim=(2, 4))  # (B, R, W)
+    across = (torch.arange(change.shape[-1]) + 0.5) / change.shape[-1]
+    total = change.sum(-1)
+    middle = (change * across.to(change)).sum(-1) / total.clamp_min(1e-12)
+    return torch.where(total > 1e-6, middle, torch.full_like(middle, 0.5)).flatten().tolist()
 
 
 def _require_room(maps: torch.Tensor, request: MapRequest, components: int, size: tuple[int, int]) -> None:

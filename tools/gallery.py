@@ -5,8 +5,8 @@ For a workflow, workflows/NAME.json, output/NAME.png is a contact sheet with one
     the source prompt's picture | each target prompt, same seed, without our nodes | each edit, with them
 
 With a local blend, each edit without the blend and the blend's masks are beside it. A workflow that shows attention
-maps makes its sheet itself. Without names it is the first edit's sheet; with ``--all`` that of every workflow with the
-demo model. Those that load a checkpoint are passed over: nobody has to have one.
+maps, or a table of settings, makes its sheet itself. Without names it is the first edit's sheet; with ``--all`` that of
+every workflow with the demo model. Those that load a checkpoint are passed over: nobody has to have one.
 
 ``--docs`` puts all sheets where the help pages show them, web/docs/images/NAME.png, and makes the pictures of the
 template browser, workflows/NAME.jpg (see thumbnails.py).
@@ -28,7 +28,7 @@ from tools.workflow_api import api_form, names, prompt_pair, uses_demo_model, wi
 TILE = 256  # pixels
 FIRST = "word_swap"
 EDITED, UNBLENDED = 0, 1  # runs of a workflow; the others go by their target's text
-MAPS = "P2PAttentionMaps"
+SHEETS = ("P2PAttentionMaps", "P2PGrid")  # nodes whose picture is a sheet already
 
 
 def main():
@@ -108,7 +108,7 @@ class Sheet:
         kinds = {node["class_type"] for node in prompt.values()}
         if "P2PLocalBlendMask" in kinds:
             self.prompts[UNBLENDED] = without_blend(prompt)
-        elif MAPS not in kinds:
+        elif kinds.isdisjoint(SHEETS):
             self.prompts |= dict(zip(self.targets, without_p2p(prompt)))
             self.prompts.pop(self.source, None)  # a fader keeps the words: without our nodes, the source picture again
 
@@ -118,10 +118,13 @@ class Sheet:
             Image.open(io.BytesIO(server.image(image))).convert("RGB") for image in self.results[label].get(kind, ())
         ]
 
+    def own_sheet(self, server):
+        return next((made for kind in SHEETS if (made := self.pictures(server, EDITED, kind))), [])
+
     def pictures_by_seed(self, server):
-        """Per seed the source and its edits; of a workflow that shows attention maps, its sheet alone."""
-        if maps := self.pictures(server, EDITED, MAPS):
-            return [maps]
+        """Per seed the source and its edits; of a workflow that makes a sheet itself, that alone."""
+        if own := self.own_sheet(server):
+            return [own]
         edited, rows = self.pictures(server, EDITED), 1 + len(self.targets)
         if not edited or len(edited) % rows:
             raise ServerError(
@@ -133,7 +136,7 @@ class Sheet:
     def draw(self, server):
         """The contact sheet, a Pillow image."""
         by_seed, rows = self.pictures_by_seed(server), 1 + len(self.targets)
-        if self.pictures(server, EDITED, MAPS):
+        if self.own_sheet(server):
             return by_seed[0][0]
         sources, *edited = zip(*by_seed)
         columns = [("source", self.source, sources)]

@@ -12,9 +12,13 @@ import re
 from pathlib import Path
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
-PAIRS = ("P2PPromptPair", "P2PPairFromConditioning")
+PAIRS = ("P2PPromptPair", "P2PPairFromConditioning", "P2PEdit", "P2PGrid")
 # The input that a node's first output is made of, if not its model.
-PASSED_ON = {"P2PNullTextOptimize": "negative", "P2PPairFromConditioning": "target_conditioning"}
+PASSED_ON = {
+    "P2PNullTextOptimize": "negative",
+    "P2PPairFromConditioning": "target_conditioning",
+    "P2PComposite": "images",
+}
 
 
 def names():
@@ -85,10 +89,25 @@ def _with_stock_nodes(prompt, pair, text):
         for key, node in prompt.items()
         if node["class_type"].startswith("P2P") and _is_link(node["inputs"].get("model"))
     }
-    if prompt[pair]["class_type"] == "P2PPairFromConditioning":
+    ours |= {key for key, node in prompt.items() if node["class_type"] == "P2PComposite"}
+    kind, inputs = prompt[pair]["class_type"], prompt[pair]["inputs"]
+    if kind == "P2PPairFromConditioning":
         return _without(prompt, {*ours, pair}, [pair, 1])
-    encode = {"class_type": "CLIPTextEncode", "inputs": {"clip": prompt[pair]["inputs"]["clip"], "text": text}}
-    return _without({**prompt, pair: encode}, ours, [pair, 1])
+
+    def encode(text):
+        return {"class_type": "CLIPTextEncode", "inputs": {"clip": inputs["clip"], "text": text}}
+
+    if kind == "P2PEdit":
+        texts = {"positive": encode(text), "negative": encode(inputs["negative"])}
+        texts = {f"{pair} {name}": node for name, node in texts.items()}
+        stands_for = {(pair, output): [key, 0] for output, key in enumerate(texts, 1)}
+        relinked = {key: copy.deepcopy(node) for key, node in prompt.items()}
+        for node in relinked.values():
+            for name, value in node["inputs"].items():
+                if _is_link(value):
+                    node["inputs"][name] = stands_for.get(tuple(value), value)
+        return _without({**relinked, **texts}, ours, [pair, 3], [pair, 4])
+    return _without({**prompt, pair: encode(text)}, ours, [pair, 1])
 
 
 def _without(prompt, unwanted, *lost):

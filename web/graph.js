@@ -4,7 +4,7 @@ const MUTED = 2
 const BYPASSED = 4
 const MOST_HOPS = 200 // a cycle is a mistake in the graph, not a reason to hang
 const FROM_CONDITIONING = 'P2PPairFromConditioning'
-export const PAIR_NODES = ['P2PPromptPair', FROM_CONDITIONING]
+export const PAIR_NODES = ['P2PPromptPair', 'P2PEdit', 'P2PGrid', FROM_CONDITIONING]
 const TEXT_NODES = ['PrimitiveNode', 'PrimitiveString', 'PrimitiveStringMultiline']
 
 /** The subgraph nodes that lead from the root graph to a graph, outermost first; null if none does. */

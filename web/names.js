@@ -1,6 +1,7 @@
 /**
  * The names of words in a text box, as the nodes read them: separated by commas or lines; `cat#2` is the second cat. A
- * name that holds a comma is in double quotes, or has a backslash before the comma.
+ * name that holds a comma is in double quotes, or has a backslash before the comma. `snow: 0.5` is a word with a factor of
+ * its own; where a prompt has just these characters, they are a name.
  *
  * A prompt is here an array of its words, {text, name}, in order; `name` names that word alone, or is null. A choice is
  * something to pick, {name, places}: the places are [prompt, word] indices.
@@ -21,8 +22,23 @@ export function joinNames(names) {
   return names.map((name) => name.replaceAll(',', '\\,')).join(', ')
 }
 
+const FACTOR = /^(.*\S)\s*:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))$/
+
 /** The indices of the words of a prompt that an entry of the box means: a word, all its occurrences, or a phrase. */
 export function meant(entry, words) {
+  const found = named(entry, words)
+  const faded = FACTOR.exec(entry.trim())
+  return found.length || !faded ? found : named(faded[1], words)
+}
+
+/** An entry's name, and the factor written behind it, null where there is none. */
+function parted(entry, prompts) {
+  const faded = FACTOR.exec(entry.trim())
+  if (!faded || prompts.some((words) => named(entry, words).length)) return { name: entry, factor: null }
+  return { name: faded[1], factor: Number(faded[2]) }
+}
+
+function named(entry, words) {
   const numbered = /^(.*\S)#(\d+)$/.exec(entry.trim())
   const found = occurrences(numbered ? numbered[1] : entry, words)
   return (numbered ? found.slice(numbered[2] - 1, numbered[2]) : found).flat()
@@ -69,12 +85,30 @@ export function toggle(text, prompts, choice) {
   const entries = splitNames(text)
   const meaning = entriesFor(text, prompts, choice)
   if (!meaning.length) return joinNames([...entries, choice.name])
-  const others = meaning.flatMap((entry) =>
-    prompts.flatMap((words) =>
-      meant(entry, words).map((i) => words[i]).filter((word) => plain(word.text) === plain(entry) && word.name)
+  const others = meaning.flatMap((entry) => {
+    const { name, factor } = parted(entry, prompts)
+    return prompts.flatMap((words) =>
+      meant(entry, words)
+        .map((i) => words[i])
+        .filter((word) => plain(word.text) === plain(name) && word.name && plain(word.name) !== plain(choice.name))
+        .map((word) => withFactor(word.name, factor))
     )
-  )
-  const left = others.map((word) => word.name).filter((name) => plain(name) !== plain(choice.name))
+  })
   const kept = entries.filter((entry) => !meaning.includes(entry))
-  return joinNames([...new Set([...kept, ...left])])
+  return joinNames([...new Set([...kept, ...others])])
+}
+
+/** The factor that the box gives a choice, of several the last one; null where it gives none. */
+export function factorOf(text, prompts, choice) {
+  return entriesFor(text, prompts, choice).map((entry) => parted(entry, prompts).factor).at(-1) ?? null
+}
+
+/** The box's text with this factor for a choice, whether it was in it or not. */
+export function setFactor(text, prompts, choice, factor) {
+  const without = entriesFor(text, prompts, choice).length ? toggle(text, prompts, choice) : text
+  return joinNames([...splitNames(without), withFactor(choice.name, factor)])
+}
+
+function withFactor(name, factor) {
+  return factor === null ? name : `${name}: ${Number(factor.toFixed(2))}`
 }

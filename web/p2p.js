@@ -12,6 +12,7 @@ import { app } from '../../scripts/app.js'
 import { compareView } from './compare_view.js'
 import { Draw, firstChoices, hasChoices } from './choices.js'
 import { Comparisons } from './comparisons.js'
+import { editView } from './edit_view.js'
 import { make } from './elements.js'
 import { hasBreaks, outputKey, PAIR_NODES, pairOf, pathTo, runId, textOf } from './graph.js'
 import { mapsView } from './maps_view.js'
@@ -24,17 +25,29 @@ const LOOK_EVERY_MS = 500
 const WIDGET = 'p2p_view'
 const MARGIN = 8 // pixels around a view
 
+/** Node id -> widgets that are hidden while nothing is in them, or nothing needs them; its views show them. */
+const FOLDED = {
+  P2PPromptPair: ['alignment'],
+  P2PPairFromConditioning: ['alignment'],
+  P2PEdit: ['alignment', 'words', 'steps', 'scheduler', 'denoise'],
+  P2PGrid: ['alignment']
+}
+const DRAWN_HERE = ['P2PPromptPair', 'P2PEdit', 'P2PGrid'] // whose text boxes may hold {cat|dog}
 const WORDS = { widget: 'words', label: 'words', mark: '✓' }
+const FADED = { ...WORDS, mark: '', factor: (host) => Number(host.value('scale')) }
+const FADERS = { widget: 'words', label: 'words to fade', mark: '', more: 'fade a word', fold: true, factor: () => null }
 const EXCLUDED = { widget: 'exclude_words', label: 'words to exclude', mark: '✕', more: 'words to exclude' }
 const CROSS_AND_SELF = [['cross', 'cross_start', 'cross_end'], ['self', 'self_start', 'self_end']]
 
 /** Node id -> its views, from the top, and how tall they may get before they scroll. */
 const NODES = {
   P2PPromptPair: { views: (host) => [pairView(host)], most: 170 },
+  P2PEdit: { views: (host) => [pairView(host), wordsView(host, [FADERS], false), editView(host)], most: 260 },
+  P2PGrid: { views: (host) => [pairView(host)], most: 170 },
   P2PPairFromConditioning: { views: (host) => [pairView(host)], most: 170 },
   P2PAttentionReplace: { views: (host) => [numbersView(host, CROSS_AND_SELF), windowsView(host, ['shared', 'swapped'])], most: 220 },
   P2PAttentionRefine: { views: (host) => [numbersView(host, CROSS_AND_SELF), windowsView(host, ['shared'])], most: 220 },
-  P2PReweightToken: { views: (host) => [wordsView(host, [WORDS], false), numbersView(host, [['works', 'start', 'end']])], most: 160 },
+  P2PReweightToken: { views: (host) => [wordsView(host, [FADED], false), numbersView(host, [['works', 'start', 'end']])], most: 160 },
   P2PLocalBlendMask: { views: (host) => [wordsView(host, [WORDS, EXCLUDED], true)], most: 160 },
   P2PRecordAttention: { views: (host) => [wordsView(host, [WORDS], 'every prompt')], most: 160 },
   P2PAttentionMaps: { views: (host) => [mapsView(host)], most: 300 },
@@ -53,8 +66,8 @@ app.registerExtension({
     api.addEventListener('execution_success', () => comparisons.forget()) // the connected CLIP may be known now
   },
   nodeCreated(node) {
-    if (node.comfyClass === 'P2PPromptPair') chooseAlike(node)
-    if (PAIR_NODES.includes(node.comfyClass)) hostOf(node).fold('alignment', true) // before it takes room; nodes never shrink
+    if (DRAWN_HERE.includes(node.comfyClass)) chooseAlike(node)
+    for (const name of FOLDED[node.comfyClass] ?? []) hostOf(node).fold(name, true) // before it takes room; nodes never shrink
     if (NODES[node.comfyClass]) addViews(node, NODES[node.comfyClass])
   }
 })
@@ -79,6 +92,11 @@ function chooseAlike(node) {
       return text
     }
   }
+}
+
+/** The size of a widget that takes no room; the canvas puts 4 pixels under each. */
+function noRoom() {
+  return [0, -4]
 }
 
 function lookAtAll() {
@@ -172,9 +190,12 @@ function hostOf(node) {
       if (!found || Boolean(found.hidden) === folded) return
       found.hidden = folded
       found.options.hidden = folded // where Nodes 2.0 looks
+      if (folded) found.computeSize = noRoom // the classic canvas keeps room for what is hidden
+      else if (found.computeSize === noRoom) delete found.computeSize
       if (!folded) node.setSize?.([node.size[0], Math.max(node.size[1], node.computeSize()[1])])
       node.setDirtyCanvas?.(true, true)
     },
+    connected: (name) => Boolean(node.inputs?.some((input) => input.name === name && input.link != null)),
     look: () => live.get(node)?.(), // what only the view knows has changed
     resized: () => node.setDirtyCanvas?.(true, true),
     comparison() {
@@ -187,7 +208,7 @@ function hostOf(node) {
       if (source === null || target === null) return { hint: 'The prompts come from another node, so their words cannot be listed here.' }
       if (!source.trim()) return { hint: 'Write the source prompt, and its words appear here.' }
       const breaks = hasBreaks(pair.node)
-      const resolve = breaks ? (text) => text : firstChoices // only P2P Prompt Pair's own boxes are drawn
+      const resolve = breaks ? (text) => text : firstChoices // those of conditionings were drawn where they were encoded
       const told = comparisons.get({
         node: runId(pair.node, pair.path),
         source: resolve(source),

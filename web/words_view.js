@@ -2,18 +2,26 @@
 
 import { choicesOf } from './columns.js'
 import { make, opener, redraw, toggleButton } from './elements.js'
-import { entriesFor, toggle } from './names.js'
+import { entriesFor, factorOf, setFactor, toggle } from './names.js'
 import { note } from './pair_view.js'
+
+const DRAG = 4 // pixels before a press becomes a drag
+const PER_PIXEL = 0.02
+const LEAST = -20
+const MOST = 20
+const STEPS = { ArrowUp: 0.1, ArrowDown: -0.1, PageUp: 1, PageDown: -1 }
 
 /**
  * @param host see p2p.js.
- * @param {{widget: string, label: string, mark: string, more?: string}[]} boxes the text boxes that the words go into;
- * one with `more` is shown when that is opened, or something is in it.
+ * @param {{widget: string, label: string, mark: string, more?: string, fold?: boolean, factor?: (host) => number}[]} boxes the text boxes
+ * that the words go into; one with `more` is shown when that is opened, or something is in it (and with `fold` so is the text box); in one with `factor`, which
+ * is that of words without their own, words are faders, which are dragged up and down.
  * @param {boolean} source whether the source's words can be picked, too.
  */
 export function wordsView(host, boxes, source) {
   const element = make('div', { class: 'p2p-words' })
   const open = Object.fromEntries(boxes.map(({ widget, more }) => [widget, !more]))
+  for (const box of boxes.filter(({ factor }) => factor)) dragFaders(host, element, box)
   const openOrClose = (widget) => {
     open[widget] = !open[widget]
     host.look()
@@ -24,11 +32,13 @@ export function wordsView(host, boxes, source) {
       open: { ...open },
       told: host.comparison(),
       edit: source === 'every prompt' ? 0 : Number(host.value('edit') ?? 0),
-      texts: boxes.map(({ widget }) => host.value(widget))
+      texts: boxes.map(({ widget }) => host.value(widget)),
+      factors: boxes.map(({ factor }) => factor?.(host))
     }),
     show({ told, edit, texts }) {
+      for (const [i, { widget, fold }] of boxes.entries()) if (fold) host.fold(widget, !open[widget] && !texts[i])
       element.classList.toggle('p2p-pending', Boolean(told.pending))
-      if (!told.answer || told.hint) return redraw(element, note(told))
+      if (!told.answer || told.hint) return redraw(element, boxes.every(({ more }) => more) ? null : note(told)) // said above
       const prompts = told.answer.prompts.map(({ words }) => words)
       const choices = choicesOf(told.answer, { source: Boolean(source), edit })
       const rows = boxes.map((box, i) => [
@@ -40,21 +50,83 @@ export function wordsView(host, boxes, source) {
   }
 }
 
-function row(host, { widget, label, mark }, text, prompts, choices) {
+function row(host, box, text, prompts, choices) {
+  const { widget, label, mark, factor } = box
   const chips = choices.map((choice) => {
     const on = entriesFor(text, prompts, choice).length > 0
+    const own = factor && on ? factorOf(text, prompts, choice) ?? factor(host) : null
+    const what = factor ? `. Drag up or down, or use the arrow keys, for more or less of it` : ''
     return toggleButton(
       {
         on,
-        class: `p2p-chip p2p-pick p2p-${choice.kind}`,
+        class: `p2p-chip p2p-pick p2p-${choice.kind}${factor ? ' p2p-fader' : ''}`,
         'data-key': `${widget} ${choice.name}`,
-        title: `${choice.name} (${choice.kind}): ${on ? `take it out of ${widget}` : `put it into ${widget}`}`,
-        onclick: () => host.set(widget, toggle(host.value(widget), prompts, choice))
+        'data-fader': factor ? choice.name : null,
+        title: `${choice.name} (${choice.kind}): ${on ? `take it out of ${widget}` : `put it into ${widget}`}${what}`,
+        onclick: () => host.set(widget, toggled(host, box, prompts, choice)),
+        onkeydown: (event) => {
+          const step = factor && STEPS[event.key]
+          if (!step) return
+          event.preventDefault()
+          event.stopPropagation()
+          fade(host, box, prompts, choice, (factorNow(host, box, prompts, choice) ?? 1) + step)
+        }
       },
-      on ? make('span', { class: 'p2p-mark', 'aria-hidden': 'true' }, mark) : null,
-      choice.name
+      on && mark ? make('span', { class: 'p2p-mark', 'aria-hidden': 'true' }, mark) : null,
+      choice.name,
+      own === null ? null : make('sup', {}, `× ${Number(own.toFixed(2))}`)
     )
   })
   const empty = chips.length ? null : note({ hint: 'There is no such edited prompt.' })
   return make('div', { class: 'p2p-flow', role: 'group', 'aria-label': `pick ${label}` }, chips, empty)
+}
+
+/** A fader without a factor for all words needs one of its own. */
+function toggled(host, { widget, factor }, prompts, choice) {
+  const text = host.value(widget)
+  const off = !entriesFor(text, prompts, choice).length
+  return factor && factor(host) === null && off ? setFactor(text, prompts, choice, 2) : toggle(text, prompts, choice)
+}
+
+/** What a word is multiplied by; null where it is not faded. */
+function factorNow(host, { widget, factor }, prompts, choice) {
+  const text = host.value(widget)
+  return entriesFor(text, prompts, choice).length ? factorOf(text, prompts, choice) ?? factor(host) : null
+}
+
+function fade(host, { widget }, prompts, choice, to) {
+  const factor = Math.max(LEAST, Math.min(MOST, to))
+  host.set(widget, setFactor(host.value(widget), prompts, choice, factor))
+}
+
+/** Up is more of a word, down is less; from where it stands, and from 1 if it is not faded yet. */
+function dragFaders(host, element, box) {
+  element.addEventListener('pointerdown', (event) => {
+    const chip = event.target.closest('[data-fader]')
+    const told = host.comparison()
+    if (!chip || event.button !== 0 || !told.answer) return
+    const prompts = told.answer.prompts.map(({ words }) => words)
+    const choice = choicesOf(told.answer, { edit: Number(host.value('edit') ?? 0) }).find(({ name }) => name === chip.dataset.fader)
+    const [began, from] = [event.clientY, factorNow(host, box, prompts, choice) ?? 1]
+    let dragged = false
+    const move = ({ clientY }) => {
+      if (!dragged && Math.abs(clientY - began) < DRAG) return
+      if (!dragged) host.begin()
+      dragged = true
+      fade(host, box, prompts, choice, Math.round((from + (began - clientY) * PER_PIXEL) * 20) / 20)
+    }
+    const stopClick = (click) => click.stopPropagation()
+    const end = () => {
+      removeEventListener('pointermove', move, true)
+      removeEventListener('pointerup', end, true)
+      removeEventListener('pointercancel', end, true)
+      if (!dragged) return
+      host.end()
+      element.addEventListener('click', stopClick, { capture: true }) // the one that ends the drag picks nothing
+      setTimeout(() => element.removeEventListener('click', stopClick, { capture: true }))
+    }
+    addEventListener('pointermove', move, true)
+    addEventListener('pointerup', end, true)
+    addEventListener('pointercancel', end, true)
+  })
 }

@@ -47,9 +47,14 @@ def encode_pair(clip: Any, source: str, target: str, alignment: str = "") -> tup
     prompts = _read_prompts(clip, source, target, _tokenize)
     if any(len(split_breaks(prompt.text)) > 1 for prompt in prompts):
         logging.warning(BREAK_IS_A_WORD)
-    schedules = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt.text)) for prompt in prompts]
+    schedules = [encode(clip, prompt.text) for prompt in prompts]
     pair = _make_pair(clip, prompts, [schedule[0] for schedule in schedules], alignment)
     return [stack_rows(rows, pair) for rows in zip(*schedules, strict=True)], pair
+
+
+def encode(clip: Any, text: str) -> list:
+    """What CLIP Text Encode gives for a text."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
 def pair_conditionings(

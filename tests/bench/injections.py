@@ -166,14 +166,15 @@ def figures(case: Case, edit: np.ndarray, judge) -> dict[str, float]:
     return values
 
 
-def table(scenes, numbers, methods) -> str:
-    """Markdown: background and inside of local edits, the whole of global ones, and what the judge sees of each."""
+def table(scenes, numbers, methods, folder=FOLDER) -> str:
+    """Markdown, of a folder's pictures: background and inside of local edits, the whole of global ones, and what the
+    judge sees of each."""
     from scene_judge import JUDGE, load_judge
 
     judge = load_judge() if JUDGE.is_file() else None
     rows: dict[str, list] = {name: [] for name in methods}
     for number in numbers:
-        file = FOLDER / f"{number:04}.npz"
+        file = folder / f"{number:04}.npz"
         kept = dict(np.load(file)) if file.is_file() else {}
         case = make_case(scenes, number, KINDS)
         for name in methods:

@@ -648,13 +648,14 @@ def demo_round_trip(noise: float = 0.15):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", type=Path, default=JUDGE)
+    parser.add_argument("--scenes", type=int, default=24_000, help="rendered scenes to train on")
     parser.add_argument("--threads", type=int, default=1, help="beside one that prepares the batches")
     parser.add_argument("--again", action="store_true", help="measure again, rather than print what training measured")
     options = parser.parse_args()
     path = options.path.resolve()
     torch.set_num_threads(options.threads)
     if not path.is_file():
-        train_judge(path, demo_round_trip())
+        train_judge(path, demo_round_trip(), options.scenes)
     judge = load_judge(path)
     measured = json.loads(judge.metadata["held_out"])
     if options.again:

@@ -43,6 +43,9 @@ OUT_OF_PLACE = """() => {
 }"""
 
 
+PAIRS = ("P2PPromptPair", "P2PPairFromConditioning", "P2PEdit", "P2PGrid")
+
+
 def workflow(name):
     return ROOT / "workflows" / f"{name}.json"
 
@@ -159,7 +162,7 @@ def test_every_workflow_opens_whole(page, renderer):
             "app.graph.nodes.map(n => [n.type, n.widgets?.filter(w => w.name === 'p2p_view').length])"
         )
         assert all((count or 0) <= 1 for _, count in views), path.stem
-        pairs = {kind: count for kind, count in views if kind in ("P2PPromptPair", "P2PPairFromConditioning")}
+        pairs = {kind: count for kind, count in views if kind in PAIRS}
         assert pairs and set(pairs.values()) == {1}, path.stem
         assert page.evaluate(OUT_OF_PLACE) == [], path.stem
     once = page.evaluate(
@@ -394,6 +397,34 @@ def test_a_broken_line_is_named(page, renderer):
     assert "mushroom 0.4" in page.locator(".p2p-words .p2p-error").inner_text()
 
 
+def test_faders_are_dragged(page, renderer):
+    """A word's chip, up for more of it and down for less; a click takes it out again."""
+    open_workflow(page, workflow("edit"))
+    look_at(page, "P2PEdit")
+    page.get_by_role("button", name="fade a word").click()
+    grass = page.locator(".p2p-words .p2p-fader", has_text="grass")
+    grass.click()
+    wait_for_value(page, "P2PEdit", "words", "grass: 2")
+    grass.click()
+    wait_for_value(page, "P2PEdit", "words", "")
+    box = grass.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0], middle[1] + 10, steps=3)
+    page.mouse.move(middle[0], middle[1] + 50, steps=3)
+    page.mouse.up()
+    wait_for_value(page, "P2PEdit", "words", "grass: 0")
+    screenshot(page, f"faded_{renderer}", fit=False)
+    grass.focus()
+    page.keyboard.press("PageUp")
+    wait_for_value(page, "P2PEdit", "words", "grass: 1")
+    page.keyboard.press("ArrowDown")
+    wait_for_value(page, "P2PEdit", "words", "grass: 0.9")
+    page.keyboard.press("Control+z")
+    wait_for_value(page, "P2PEdit", "words", "grass: 1")
+
+
 # ------------------------------------------------------------------------------------------------------ graphs
 
 
@@ -460,11 +491,13 @@ def test_saved_and_opened_again(page, renderer):
 # ------------------------------------------------------------------------------------------------------ after a run
 
 
-def run(page, server, name):
+def run(page, server, name, **values):
     """Open a workflow and run it, with few steps: this is about the page."""
     open_workflow(page, workflow(name))
     page.evaluate(
-        "app.graph.nodes.flatMap(n => n.widgets ?? []).filter(w => w.name === 'steps').forEach(w => { w.value = 2 })"
+        "values => app.graph.nodes.flatMap(n => n.widgets ?? []).filter(w => w.name in values)"
+        ".forEach(w => { w.value = values[w.name] })",
+        {"steps": 2, **values},
     )
     with page.expect_response("**/api/prompt") as response:
         page.click("[data-testid=queue-button]")
@@ -541,6 +574,43 @@ def test_the_line_between_source_and_edit(page, server, renderer):
     sources = page.evaluate("[...document.querySelectorAll('.p2p-stage img')].map(i => i.src)")
     assert "00004" in sources[0] and "00006" in sources[1]
     assert slider.input_value() == "50" or float(slider.input_value()) == pytest.approx(50, abs=3), "the line moved"
+
+    ways = page.locator(".p2p-compare [aria-label=way] .p2p-pick")
+    ways.get_by_text("difference").click()
+    page.wait_for_selector(".p2p-by-difference")
+    one, other = (Image.open(io.BytesIO(server.image(saved[i]))).convert("RGB") for i in (3, 5))
+    wanted = ImageChops.difference(one, other).point(lambda value: min(255, 3 * value))
+    assert difference(picture(page.locator(".p2p-stage")), wanted) < 12
+    screenshot(page, f"difference_{renderer}", fit=False)
+    ways.get_by_text("flip").click()
+    flip = page.locator(".p2p-flipper")
+    flip.focus()
+    edited = picture(page.locator(".p2p-stage"))
+    page.keyboard.down("Enter")
+    page.wait_for_selector(".p2p-pressed")
+    assert difference(edited, picture(page.locator(".p2p-stage"))) > 1
+    page.keyboard.up("Enter")
+    page.wait_for_selector(".p2p-stage:not(.p2p-pressed)")
+    ways.get_by_text("all").click()
+    page.wait_for_function("document.querySelectorAll('.p2p-table img').length === 6")
+    screenshot(page, f"all_{renderer}", fit=False)
+    page.locator(".p2p-table button").nth(4).click()  # the second seed's first edit
+    page.wait_for_selector(".p2p-by-line")
+    assert "00005" in page.locator(".p2p-stage img").nth(1).get_attribute("src")
+
+
+def test_a_whole_edit_says_what_it_did(page, server, renderer):
+    run(page, server, "edit", negative=renderer)  # the host says nothing of what it has made already
+    look_at(page, "P2PEdit")
+    page.wait_for_selector(".p2p-did li")
+    hidden = node(page, "P2PEdit", "n => n.widgets.filter(w => w.hidden).map(w => w.name)")
+    assert hidden == ["words", "steps", "scheduler", "denoise", "alignment"], "they are for what is not there"
+    assert page.locator(".p2p-did li").all_inner_texts() == ["P2P Attention Replace cross_end 0.8, self_end 0.4"]
+    assert page.locator(".p2p-edit [aria-pressed=true]").inner_text() == "balanced"
+    screenshot(page, f"edit_{renderer}", fit=False)
+    page.locator(".p2p-edit").get_by_text("subtle").click()
+    wait_for_value(page, "P2PEdit", "strength", 0.25)
+    page.wait_for_selector(".p2p-edit [aria-pressed=true]:has-text('subtle')")
 
 
 # ------------------------------------------------------------------------------------------------------ themes

@@ -140,7 +140,7 @@ def test_any_words(sampling, image, text):
 
 
 @pytest.fixture(scope="module")
-def sockets(sampling, image):
+def sockets(sampling, image, demo):
     """What comes into a node by links, by input's name; a function, since records are of a run."""
     conditioning, pair = sampling.pair(SWAP, PHRASE)
     invert = {"steps": STEPS, "scheduler": "normal", "denoise": 1.0, "refine_iterations": 0, "source_row": "free"}
@@ -158,8 +158,8 @@ def sockets(sampling, image):
     )  # fmt: skip
     masked_latent = {"samples": sampling.ksampler(masked, conditioning, image, steps=STEPS)}
     common = {
-        "clip": sampling.clip, "pair": pair, "conditioning": conditioning, "latent_image": image, "maps": maps,
-        "masks": masks, "positive": sampling.encode(SOURCE), "negative": sampling.encode(),
+        "clip": sampling.clip, "vae": demo[2], "pair": pair, "conditioning": conditioning, "latent_image": image,
+        "maps": maps, "masks": masks, "positive": sampling.encode(SOURCE), "negative": sampling.encode(),
         "source_conditioning": sampling.encode(SOURCE), "target_conditioning": sampling.encode(SWAP),
         "images": torch.rand(3, 64, 48, 3), "mask": None,
     }  # fmt: skip
@@ -168,16 +168,25 @@ def sockets(sampling, image):
         "P2PAttentionMaps": {"latent": latent},
         "P2PPickPictures": {"latent": latent},
         "P2PShowBlendMask": {"latent": masked_latent},
+        "P2PEdit": {"negative": ""},
+        "P2PGrid": {"negative": ""},
+        "P2PCompare": {"edited": None},
+        "P2PComposite": {"masks": torch.ones(1, 64, 48), "source": None},
     }
     return lambda node_id: {"model": sampling.edit(pair), **common, **special.get(node_id, {})}
 
 
 TEXTS = {"words": "red", "exclude_words": "", "word_windows": "", "source": SOURCE, "target": SWAP}
 # Allowed, and takes its time.
-LONG_RUNS = {("P2PDDIMInvert", "steps"): 1000, ("P2PNullTextOptimize", "inner_steps"): 100}
-NODES = """P2PPromptPair P2PPairFromConditioning P2PAttentionReplace P2PAttentionRefine P2PReweightToken
+LONG_RUNS = {
+    ("P2PDDIMInvert", "steps"): 1000,
+    ("P2PEdit", "steps"): 1000,
+    ("P2PGrid", "steps"): 1000,
+    ("P2PNullTextOptimize", "inner_steps"): 100,
+}
+NODES = """P2PEdit P2PPromptPair P2PPairFromConditioning P2PAttentionReplace P2PAttentionRefine P2PReweightToken
 P2PLocalBlendMask P2PShowBlendMask P2PRecordAttention P2PAttentionMaps P2PSecondPass P2PPickPictures P2PDDIMInvert
-P2PProximalGuidance P2PNullTextOptimize P2PCompare P2PDemoPicture""".split()
+P2PProximalGuidance P2PNullTextOptimize P2PCompare P2PComposite P2PGrid P2PDemoPicture""".split()
 
 
 def test_these_are_all_nodes_with_inputs(host):
@@ -188,7 +197,7 @@ def test_these_are_all_nodes_with_inputs(host):
         for name, node in nodes.NODE_CLASS_MAPPINGS.items()
         if name.startswith("P2P") and any(node.INPUT_TYPES().get(part) for part in ("required", "optional"))
     }
-    assert with_inputs == set(NODES)
+    assert with_inputs == {*NODES, "P2PLoadDemoModel"}
 
 
 def values_of(kind, options):
@@ -217,8 +226,10 @@ def test_every_widget(sampling, host, sockets, image, calls, node_id):
             choices = kind if isinstance(kind, list) else options.get("options")
             widgets[name] = TEXTS.get(name, options.get("default", choices[0] if choices else None))
     links = {name: value for name, value in ready.items() if name in inputs and value is not None}
-    if node_id == "P2PDDIMInvert":
+    if node_id in ("P2PDDIMInvert", "P2PEdit", "P2PGrid"):
         widgets["steps"] = STEPS
+    if node_id in ("P2PEdit", "P2PGrid"):
+        widgets["words"] = "red: 2"
     if node_id == "P2PAttentionMaps":
         links.pop("images", None)
     tried = 0
@@ -236,7 +247,8 @@ def test_every_widget(sampling, host, sockets, image, calls, node_id):
                     return None
                 where = {key: widgets[key] for key in ("scheduler", "denoise") if key in widgets}
                 where |= {name: value} if name in where else {}
-                return sampling.ksampler(model, ready["conditioning"], image, steps=steps, **where)
+                positive = outputs[1] if node_id == "P2PEdit" else ready["conditioning"]
+                return sampling.ksampler(model, positive, image, steps=steps, **where)
 
             tried += 1
             picture_or_message(make, calls)

@@ -8,6 +8,7 @@ import pytest
 from real_host import PACK
 
 NODES = [
+    "P2PEdit",
     "P2PPromptPair",
     "P2PPairFromConditioning",
     "P2PAttentionReplace",
@@ -18,6 +19,8 @@ NODES = [
     "P2PRecordAttention",
     "P2PAttentionMaps",
     "P2PCompare",
+    "P2PComposite",
+    "P2PGrid",
     "P2PSecondPass",
     "P2PPickPictures",
     "P2PDDIMInvert",
@@ -44,6 +47,23 @@ def test_every_input_explains_itself(schema):
     assert schema.description and schema.display_name.startswith("P2P ")
     for socket in (*schema.inputs, *schema.outputs):
         assert socket.tooltip, socket
+
+
+def test_newer_hosts_find_it_by_other_words(host, schema, monkeypatch):
+    """This host may be older, so what a newer one is given is asked for where its schema would take it."""
+    from dataclasses import dataclass
+    from types import SimpleNamespace
+
+    @dataclass
+    class Schema:
+        search_aliases: list
+
+    inputs = host.module("nodes.inputs")
+    monkeypatch.setattr(inputs, "io", SimpleNamespace(Schema=Schema))
+    assert inputs.where_known(search_aliases=["p2p"], of_some_later_host=True) == {"search_aliases": ["p2p"]}
+    monkeypatch.undo()
+    if hasattr(schema, "search_aliases") and not schema.node_id.startswith(("P2PLoadDemo", "P2PDemo")):
+        assert schema.search_aliases
 
 
 def test_the_help_page_names_everything_and_the_readme_the_node(schema):

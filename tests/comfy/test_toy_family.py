@@ -71,6 +71,7 @@ def toy_family(host, monkeypatch):
         supported = "toys"
         pads_texts = True
         overwrites = False
+        strengths = ((0.0, 1.0, 1.0), (1.0, 0.5, 0.0))
 
         def reads(self, clip):
             return isinstance(clip, ToyClip)
@@ -195,6 +196,12 @@ def test_blend_and_maps_work_on_it(toy, toy_family):
     assert inside.any() and not inside.all()
     assert torch.equal(samples[0][:, ~inside], samples[1][:, ~inside])
     assert not torch.equal(samples[0][:, inside], samples[1][:, inside])
+
+
+def test_a_strength_is_what_the_family_says(toy, toy_family, host):
+    inputs = {"model": toy.model, "clip": toy.clip, "source": SOURCE, "target": SWAP}
+    output = host.node("P2PEdit").execute(**inputs, strength=0.5, keep="the composition")
+    assert output.ui["p2p_did"] == [{"node": "P2P Attention Replace", "inputs": {"cross_end": 0.75, "self_end": 0.5}}]
 
 
 def test_a_picture_goes_there_and_back(toy, toy_family):

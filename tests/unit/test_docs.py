@@ -25,11 +25,13 @@ WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 # What makes an image, and so can do too little or too much.
 EDITS = [
+    "P2PEdit",
     "P2PPromptPair",
     "P2PAttentionReplace",
     "P2PAttentionRefine",
     "P2PReweightToken",
     "P2PLocalBlendMask",
+    "P2PComposite",
     "P2PSecondPass",
     "P2PDDIMInvert",
     "P2PProximalGuidance",

@@ -205,6 +205,34 @@ def test_reweight_word_lists(pair, words, scaled):
 
 
 @pytest.mark.parametrize(
+    ("words", "gains"),
+    [
+        ("dog: 2, mat", {"dog": 2.0, "mat": 3.0}),
+        ("dog: 2\nmat: -0.5", {"dog": 2.0, "mat": -0.5}),
+        ("big dog:0, mat : .5", {"big": 0.0, "dog": 0.0, "mat": 0.5}),
+        ("a: 2\na#2: +1.5", {"a": 2.0, "a#2": 1.5}),  # the last one counts
+        ("dog: 1", {}),
+    ],
+)
+def test_reweight_words_with_factors_of_their_own(pair, words, gains):
+    made = by_word(reweight(pair, words, 3.0, ALWAYS).rows[0].gains, pair.targets[0])
+    assert {word: gain for word, gain in made.items() if gain != 1.0} == gains
+
+
+def test_a_text_that_is_in_the_prompt_is_no_factor(toy):
+    """Old workflows may name it."""
+    pair = toy.pair("a 16:9 picture", "a 16:9 drawing")
+    assert set(reweight(pair, "16:9", 3.0, ALWAYS).rows[0].gains) == {1.0, 3.0}
+    with pytest.raises(ValueError, match="Wanted a word with its factor, as in 'snow: 0.5', got '16:9'"):
+        reweight(pair, "16:9", None, ALWAYS)
+
+
+def test_reweight_that_does_not_hold_leaves_the_maps_alone(pair):
+    (row,) = reweight(pair, "dog: 2", None, ALWAYS, hold=False).rows
+    assert not row.injects and set(row.gains) == {1.0, 2.0}
+
+
+@pytest.mark.parametrize(
     ("word_windows", "changed"),
     [
         ("dog: 0.4", {"dog": (0.0, 0.4)}),
@@ -297,6 +325,12 @@ LISTED = r"is not there, or not that often\. Its words: edit 1: a, lion, on, a, 
         (lambda pair: reweight(pair, "mat", 2.0, ALWAYS, edit=3), r"Wanted edit 0 \(all\) or 1 to 2 .*, got 3\."),
         (lambda pair: reweight(pair, "", 2.0, ALWAYS), "Wanted at least one word to re-weight, got none"),
         (lambda pair: reweight(pair, " ,\n, ", 2.0, ALWAYS), "Wanted at least one word to re-weight, got none"),
+        (
+            lambda pair: reweight(pair, "mat", None, ALWAYS),
+            "Wanted a word with its factor, as in 'snow: 0.5', got 'mat'",
+        ),
+        (lambda pair: reweight(pair, "mat: 30", 2.0, ALWAYS), "Wanted scale from -20 to 20, got 30"),
+        (lambda pair: reweight(pair, "tiger: 2", 2.0, ALWAYS), rf"edited prompt, got 'tiger', which {LISTED}"),
         (lambda pair: reweight(pair, "mat", NAN, ALWAYS), "Wanted a finite scale, got nan"),
         (lambda pair: reweight(pair, "mat", -INFINITY, ALWAYS), "Wanted a finite scale, got -inf"),
     ],

@@ -71,6 +71,38 @@ def test_a_pair_of_conditionings(prompt):
     assert set(dog) == {"1", "5", "6", "7", "8", "11", "12"}
 
 
+def test_without_a_whole_edit_in_one_node(prompt):
+    """Its prompts become texts, its masks and pair go with what needs them, a composite hands its pictures on."""
+
+    def made(kind, **inputs):
+        return {"class_type": kind, "inputs": inputs}
+
+    prompt = {
+        "1": prompt["1"],
+        "2": made("P2PEdit", model=["1", 0], clip=["1", 1], source="a cat", target="a dog", negative="blurry"),
+        "3": made("KSampler", model=["2", 0], positive=["2", 1], negative=["2", 2], seed=3),
+        "4": made("VAEDecode", samples=["3", 0], vae=["1", 2]),
+        "5": made("P2PShowBlendMask", masks=["2", 4], latent=["3", 0]),
+        "6": made("P2PComposite", images=["4", 0], pair=["2", 3], masks=["5", 0]),
+        "7": made("SaveImage", images=["6", 0]),
+        "8": made("P2PCompare", images=["6", 0], pair=["2", 3]),
+    }
+    kept = copy.deepcopy(prompt)
+    assert prompt_pair(prompt) == ("a cat", ["a dog"], "2")
+    (dog,) = without_p2p(prompt)
+    assert prompt == kept
+    assert dog["3"]["inputs"] == {
+        "model": ["1", 0],
+        "positive": ["2 positive", 0],
+        "negative": ["2 negative", 0],
+        "seed": 3,
+    }
+    assert dog["2 positive"] == made("CLIPTextEncode", clip=["1", 1], text="a dog")
+    assert dog["2 negative"] == made("CLIPTextEncode", clip=["1", 1], text="blurry")
+    assert dog["7"]["inputs"] == {"images": ["4", 0]}
+    assert set(dog) == {"1", "2 positive", "2 negative", "3", "4", "7"}
+
+
 def test_without_blend(prompt):
     prompt["11"] = {"class_type": "P2PLocalBlendMask", "inputs": {"model": ["4", 0], "pair": ["2", 1]}}
     prompt["12"] = {"class_type": "P2PShowBlendMask", "inputs": {"masks": ["11", 1], "latent": ["6", 0]}}

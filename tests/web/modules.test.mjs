@@ -11,7 +11,7 @@ const LAYERS = [
   ['names.js', 'columns.js', 'graph.js', 'comparisons.js', 'choices.js', 'elements.js', 'notices.js'],
   ['windows.js', 'alignment.js'],
   ['bars_view.js', 'pair_view.js'],
-  ['words_view.js', 'windows_view.js', 'maps_view.js', 'compare_view.js'],
+  ['words_view.js', 'windows_view.js', 'maps_view.js', 'compare_view.js', 'edit_view.js'],
   [MAIN]
 ]
 

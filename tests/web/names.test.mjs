@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import test from 'node:test'
 
-import { entriesFor, meant, splitNames, toggle } from '../../web/names.js'
+import { entriesFor, factorOf, meant, setFactor, splitNames, toggle } from '../../web/names.js'
 
 const words = (...texts) => {
   const seen = {}
@@ -67,4 +67,33 @@ test('a word of several prompts is one choice', () => {
   const mat = { name: 'mat', places: [[0, 4], [1, 4]] }
   assert.equal(toggle('', [source, target], mat), 'mat')
   assert.equal(toggle('mat', [source, target], mat), '')
+})
+
+test('an entry with a factor means its word, unless the prompt has just these characters', () => {
+  assert.deepEqual(meant('cat: 2', source), [1])
+  assert.deepEqual(meant('a#2:-0.5', source), [3])
+  assert.deepEqual(meant('at night: .5', source), [5, 6])
+  const ratio = words('a', '16:9', 'picture')
+  assert.deepEqual(meant('16:9', ratio), [1])
+  assert.equal(factorOf('16:9', [ratio], choice(0, 1, [ratio])), null)
+  assert.deepEqual(meant('16:9: 2', ratio), [1])
+})
+
+test('a factor is read, the last one counts', () => {
+  assert.equal(factorOf('cat: 2, mat', [source], choice(0, 1)), 2)
+  assert.equal(factorOf('cat: 2, mat\ncat: -0.5', [source], choice(0, 1)), -0.5)
+  assert.equal(factorOf('cat: 2, mat', [source], choice(0, 4)), null)
+  assert.equal(factorOf('', [source], choice(0, 4)), null)
+})
+
+test('a factor is written in the place of what was there', () => {
+  assert.equal(setFactor('', [source], choice(0, 1), 1.5), 'cat: 1.5')
+  assert.equal(setFactor('cat, mat: 2', [source], choice(0, 1), 0.30000000000000004), 'mat: 2, cat: 0.3')
+  assert.equal(setFactor('cat: 2, mat', [source], choice(0, 1), -1), 'mat, cat: -1')
+  assert.equal(setFactor('a: 2', [source], choice(0, 0), 3), 'a#2: 2, a#1: 3')
+})
+
+test('picking a word with a factor takes it out, the others keep theirs', () => {
+  assert.equal(toggle('cat: 2, mat: 0.5', [source], choice(0, 1)), 'mat: 0.5')
+  assert.equal(toggle('a: 2', [source], choice(0, 0)), 'a#2: 2')
 })

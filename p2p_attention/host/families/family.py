@@ -10,6 +10,7 @@ import torch
 
 from ...invert import Variance
 from ...prompt import Prompt, PromptPair
+from ...strength import Strengths
 from ..attention_calls import AttentionCalls
 
 Grid = tuple[int, int]  # (h, w) of image tokens
@@ -37,11 +38,13 @@ class Family(Protocol):
             common multiple, which leaves attention to the text alone as it is. True: they are padded to the longest,
             and the family keeps attention off the padding.
         overwrites: whether the models write in place over what a gradient through them needs.
+        strengths: which windows P2P Edit takes for a strength.
     """
 
     supported: str
     pads_texts: bool
     overwrites: bool
+    strengths: Strengths
 
     def reads(self, clip: Any) -> bool:
         """Whether the text encoder is one of this family's."""

@@ -16,6 +16,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from ...invert import Variance, variance_of_diffusion
 from ...joint_attention import ALL, Injection, TokenLayout, attend, column_probs
 from ...prompt import Prompt, PromptPair
+from ...strength import Strengths
 from ...text_places import TextPlaces
 from .. import KEY
 from ..attention_calls import AttentionCalls, ModelCall
@@ -23,6 +24,7 @@ from ..encoders import name_of, read_prompt
 from .family import Grid, Layer
 from .override import install_override
 
+STRENGTHS: Strengths = ((0.0, 1.0, 1.0), (0.25, 0.9, 0.6), (0.5, 0.8, 0.4), (0.75, 0.5, 0.2), (1.0, 0.0, 0.0))
 CALL_KEY = "p2p_call"  # what is known of a model call, for its attention calls
 KINDS_WITH = {"cross": {"joint", "cross"}, "self": {"joint", "self"}}  # kinds of calls that have such maps
 
@@ -111,6 +113,7 @@ class Transformer:
     telling: str  # the kind of call that an edit cannot do without
     pads_texts = True
     overwrites = True
+    strengths: Strengths = STRENGTHS
 
     # ------------------------------------------------------------------------------------------------------ texts
 

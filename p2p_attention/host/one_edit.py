@@ -1,0 +1,106 @@
+"""A whole edit at once: what P2P Prompt Pair and the nodes behind it do one by one, by the strength of the edit."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, get_args
+
+from ..blend import local_blend
+from ..checks import require_one_of
+from ..edit import NEVER, Edit, Window, faded_words, replace, reweight
+from ..invert import SourceRow
+from ..prompt import PromptPair
+from ..record import BlendMasks, Everywhere, Record
+from ..strength import windows_of
+from .attach import attach
+from .encode import encode, encode_pair
+from .families import family_of
+from .way_back import ddim_invert
+
+Keep = Literal["the composition", "everything but the words", "nothing"]
+KEEPS = get_args(Keep)
+REFINE_ITERATIONS = 3
+SOURCE_ROW: SourceRow = "pin"
+
+
+class Photograph(NamedTuple):
+    """A picture to edit: the host's LATENT, and (steps, scheduler, denoise) of the sampler."""
+
+    latent: dict
+    settings: tuple[int, str, float]
+
+
+class OneEdit(NamedTuple):
+    """What goes on to the sampler and to other nodes.
+
+    Args:
+        model: its runs edit.
+        conditioning, negative: the sampler's positive and negative.
+        pair, masks: for other nodes.
+        did: of each node that would do the same, its name and inputs.
+    """
+
+    model: Any
+    conditioning: list
+    negative: list
+    pair: PromptPair
+    masks: Record[BlendMasks]
+    did: list[tuple[str, dict[str, Any]]]
+
+
+def edit_by_prompt(
+    model: Any,
+    clip: Any,
+    source: str,
+    target: str,
+    strength: float,
+    keep: Keep = "the composition",
+    faders: str = "",
+    negative: str = "",
+    photograph: Photograph | None = None,
+    alignment: str = "",
+) -> OneEdit:
+    """Edit a picture by its prompt: swapped and shared words take the source's places, new ones find their own.
+
+    Args:
+        model: the host's.
+        clip: the host's, that reads the prompts.
+        source, target, alignment: see ``encode_pair``. An empty target is the source's text, where words are faded.
+        strength: see ``windows_of``; of no account where nothing is kept.
+        keep: what stays. The composition: by the windows. Everything but the words: by a local blend, too. Nothing:
+            there are no windows, source and edit begin at the same noise.
+        faders: ``word: scale``, one a line; see ``reweight``.
+        negative: the text of the sampler's negative.
+        photograph: to be edited in place of a picture that the model makes.
+
+    Raises:
+        ValueError: there is nothing to change, or as the functions of the single nodes.
+    """
+    require_one_of("keep", keep, KEEPS)
+    if not target.strip():
+        if not faders.strip():
+            raise ValueError(
+                "Wanted something to change, got no target and no words to fade. Write the edited prompt, or lines "
+                "'word: scale' as in 'snow: 0.5'."
+            )
+        target = source
+    family = family_of(model)
+    cross, self_attention = (NEVER, NEVER) if keep == "nothing" else windows_of(strength, family.strengths)
+    conditioning, pair = encode_pair(clip, source, target, alignment)
+    did: list[tuple[str, dict[str, Any]]] = []
+    if photograph is not None:
+        model, _ = ddim_invert(model, conditioning, *photograph, REFINE_ITERATIONS, SOURCE_ROW)
+        inputs = dict(zip(("steps", "scheduler", "denoise"), photograph.settings, strict=True))
+        did.append(("P2P DDIM Invert", {**inputs, "source_row": SOURCE_ROW}))
+    works: list[Edit] = [replace(pair, cross, self_attention)]
+    did.append(("P2P Attention Replace", {"cross_end": cross.end, "self_end": self_attention.end}))
+    if faders.strip():
+        works.append(reweight(pair, faders, None, Window(0.0, 1.0), hold=False))
+        did.append(("P2P Reweight Token", {"words": faders.strip()}))
+    for work in works:
+        model = attach(model, work)
+    masks: Record[BlendMasks] = Everywhere(pair.rows)
+    if keep == "everything but the words":
+        blend = local_blend(pair, also=faded_words(faders))
+        model, masks = attach(model, blend), blend.record
+        did.append(("P2P Local Blend Mask", {"threshold": blend.threshold, "start": blend.start}))
+    return OneEdit(model, conditioning, encode(clip, negative), pair, masks, did)
