@@ -80,6 +80,7 @@ METHODS = dict(
         *[_formula(t, i, renormalise=True) for t, i in ((0.8, 0.0), (0.4, 0.2), (0.8, 0.2), (0.8, 0.4), (0.8, 0.6))],
         *[_formula(0.8, 0.4, renormalise=True, blocks=where) for where in ("double", "single", "early", "late")],
         _formula(0.8, 0.6, renormalise=True, blocks="single"),
+        *[_formula(0.8, i, blocks="double") for i in (0.2, 0.4, 0.8)],
         *[_queries(i) for i in (0.2, 0.4, 0.6)],
         *[_queries(i, blocks="single") for i in (0.4, 0.6, 0.8)],
         _queries(0.4, blocks="double"),
