@@ -8,8 +8,9 @@
     python dev.py check             formatter, linter and type checker
     python dev.py test [...]        run every test (or hand pytest its arguments: tests/unit -k align)
     python dev.py comfyui [...]     open ComfyUI's page with the pack loaded (arguments go to ComfyUI's main.py)
-    python dev.py bench NAME [...]  cost (time and memory), blend (masks), images (editing real images), judge,
-                                    samplers (what is exact with each; writes web/docs/samplers.md)
+    python dev.py bench NAME [...]  cost (time and memory), blend (masks), images (editing real images), strength (of
+                                    P2P Edit), level (of the demo models), judge (of their pictures), samplers (what
+                                    is exact with each; writes web/docs/samplers.md)
     python dev.py train [flow] [...]  train the demo model, or the second one, into .host/train (train-flow)
     python dev.py translations      write locales/*/nodeDefs.json, and say what is still to be translated
     python dev.py workflow-api      write workflows/api/*.json, what the page queues for each of workflows/*.json
