@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from .checks import require_between
 from .prompt import PromptPair
-from .show import compared
+from .show import require_pictures_of
 
 FEATHER = (0.0, 256.0)  # least and most, in pixels
 CELL = 32  # what edges are looked for in is a window of 1/CELL of the shorter side
@@ -49,9 +49,9 @@ def composite(
         ValueError: pictures, masks and pair do not fit together.
     """
     require_between("feather", feather, FEATHER)
-    compared(images, pair)
+    require_pictures_of(pair, images)
     edits = len(pair.targets)
-    pictures = images[..., :3].float().unflatten(0, (-1, pair.rows))
+    pictures = images[..., :3].float().cpu().unflatten(0, (-1, pair.rows))
     size = (pictures.shape[2], pictures.shape[3])
     sources = _sources(pictures[:, 0], source)
     alphas = _masks(masks, len(pictures), edits, size)

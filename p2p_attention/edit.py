@@ -151,6 +151,39 @@ def reweight(
     return Edit(pair, tuple(rows))
 
 
+def swap_and_fade(
+    pair: PromptPair,
+    cross: Window,
+    self_attention: Window,
+    faders: str = "",
+    scale: float | None = None,
+    edit: int = 0,
+) -> list[Edit]:
+    """``replace``, and beside it, at every step, ``reweight`` of the words in ``faders``, if there are any.
+
+    Raises:
+        ValueError: as these two.
+    """
+    edits = [replace(pair, cross, self_attention, edit=edit)]
+    if faders.strip() or scale is not None:
+        edits.append(reweight(pair, faders, scale, Window(0.0, 1.0), edit, hold=False))
+    return edits
+
+
+def edited_text(source: str, target: str, faders: str) -> str:
+    """The edited prompt: the source's own text where there is none, but words to fade.
+
+    Raises:
+        ValueError: there is nothing to change.
+    """
+    if not target.strip() and not faders.strip():
+        raise ValueError(
+            "Wanted something to change, got no target and no words to fade. Write the edited prompt, or lines "
+            "'word: scale' as in 'snow: 0.5'."
+        )
+    return target if target.strip() else source
+
+
 def _fader(
     pair: PromptPair, entry: str, scale: float | None, targets: Sequence[int]
 ) -> tuple[dict[int, tuple[int, ...]], float]:

@@ -113,16 +113,8 @@ def map_rows(
     return rows, torch.stack(shown).clamp(0.0, 1.0)
 
 
-def compared(images: torch.Tensor, pair: PromptPair) -> list[dict[str, str]]:
-    """What each picture of a seed is, from the source on: its ``name``, ``prompt``, and the words in which it differs.
-
-    Args:
-        images: (B R, H, W, 3), per seed the source and each edit.
-        pair: the prompts that they were made from.
-
-    Raises:
-        ValueError: there is no edit, or the pictures are not whole pictures of this pair.
-    """
+def require_pictures_of(pair: PromptPair, images: torch.Tensor) -> None:
+    """Raises ValueError where there is no edit, or these are not whole pictures of the pair, (B R, H, W, 3)."""
     if not pair.targets:
         raise ValueError(
             "Wanted a prompt pair with an edited prompt, got the source alone. Write the edited prompt in the target "
@@ -133,6 +125,19 @@ def compared(images: torch.Tensor, pair: PromptPair) -> list[dict[str, str]]:
             f"Wanted {pair.rows} pictures for each seed (the source and {pair.rows - 1} edited), got {len(images)} in "
             "all. Connect VAE Decode of the sampler whose positive is this pair's conditioning."
         )
+
+
+def compared(images: torch.Tensor, pair: PromptPair) -> list[dict[str, str]]:
+    """What each picture of a seed is, from the source on: its ``name``, ``prompt``, and the words in which it differs.
+
+    Args:
+        images: (B R, H, W, 3), per seed the source and each edit.
+        pair: the prompts that they were made from.
+
+    Raises:
+        ValueError: there is no edit, or the pictures are not whole pictures of this pair.
+    """
+    require_pictures_of(pair, images)
     prompts = (pair.source, *pair.targets)
     changes = ("", *(changed_words(pair, target) for target in range(len(pair.targets))))
     return [

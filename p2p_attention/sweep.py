@@ -11,7 +11,7 @@ import torch
 
 from .blend import Blend, local_blend
 from .checks import require_one_of
-from .edit import Edit, Window, faded_words, replace, reweight
+from .edit import Edit, Window, faded_words, swap_and_fade
 from .prompt import PromptPair, quoted
 from .sheet import SheetRow, Tile
 from .strength import Strengths, windows_of
@@ -98,9 +98,7 @@ def works_of(
     cross, self_attention = windows_of(cell.get("strength", strength), strengths)
     cross = Window(0.0, cell.get("cross_end", cross.end))
     self_attention = Window(0.0, cell.get("self_end", self_attention.end))
-    works: list[Edit | Blend] = [replace(pair, cross, self_attention, edit=edit)]
-    if words.strip() or "scale" in cell:
-        works.append(reweight(pair, words, cell.get("scale"), Window(0.0, 1.0), edit, hold=False))
+    works: list[Edit | Blend] = [*swap_and_fade(pair, cross, self_attention, words, cell.get("scale"), edit)]
     if "threshold" in cell:
         works.append(local_blend(pair, threshold=cell["threshold"], edit=edit, also=faded_words(words)))
     return works

@@ -13,12 +13,17 @@ from pathlib import Path
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 PAIRS = ("P2PPromptPair", "P2PPairFromConditioning", "P2PEdit", "P2PGrid")
-# The input that a node's first output is made of, if not its model.
+# By kind of node, where it is not the model; see ``passed_on``.
 PASSED_ON = {
     "P2PNullTextOptimize": "negative",
     "P2PPairFromConditioning": "target_conditioning",
     "P2PComposite": "images",
 }
+
+
+def passed_on(node):
+    """The input that a node's first output is made of."""
+    return PASSED_ON.get(node["class_type"], "model")
 
 
 def names():
@@ -87,9 +92,8 @@ def _with_stock_nodes(prompt, pair, text):
     ours = {
         key
         for key, node in prompt.items()
-        if node["class_type"].startswith("P2P") and _is_link(node["inputs"].get("model"))
+        if node["class_type"].startswith("P2P") and _is_link(node["inputs"].get(passed_on(node)))
     }
-    ours |= {key for key, node in prompt.items() if node["class_type"] == "P2PComposite"}
     kind, inputs = prompt[pair]["class_type"], prompt[pair]["inputs"]
     if kind == "P2PPairFromConditioning":
         return _without(prompt, {*ours, pair}, [pair, 1])
@@ -116,7 +120,7 @@ def _without(prompt, unwanted, *lost):
     def skip(value):
         while _is_link(value) and value[0] in unwanted and value[1] == 0:
             node = prompt[value[0]]
-            value = node["inputs"][PASSED_ON.get(node["class_type"], "model")]
+            value = node["inputs"][passed_on(node)]
         return value
 
     kept = {key: copy.deepcopy(node) for key, node in prompt.items() if key not in unwanted}

@@ -2,6 +2,7 @@
 
 import { isDecided, withLine, withoutWord } from './alignment.js'
 import { columnsOf, counts, summary, tokenCount, wordsOf } from './columns.js'
+import { followDrag } from './drags.js'
 import { make, redraw, toggleButton } from './elements.js'
 
 const ALIGNMENT = 'alignment'
@@ -13,7 +14,6 @@ const SAYS = {
 }
 
 const WITH_A_LINE = 'Wrong counterpart? Drag a line to the right word, or click one after the other.'
-const DRAG = 4 // pixels before a press becomes a drag
 
 /**
  * @param host see p2p.js; `host.comparison()` is what the server says of the node's prompts. What a person decides about
@@ -67,40 +67,27 @@ function startDrag(event, element, linker) {
   const from = event.target.closest('[data-word]')
   if (!from || event.button !== 0) return
   const began = [event.clientX, event.clientY]
-  let line = null
-  const move = ({ clientX, clientY }) => {
-    if (!line && Math.hypot(clientX - began[0], clientY - began[1]) < DRAG) return
-    line ??= element.appendChild(make('span', { class: 'p2p-drawn', 'aria-hidden': 'true' }))
-    const box = element.getBoundingClientRect()
-    const scale = box.width / element.offsetWidth || 1 // the canvas is zoomed
-    const [x, y] = [(began[0] - box.left) / scale, (began[1] - box.top) / scale]
-    const [dx, dy] = [(clientX - began[0]) / scale, (clientY - began[1]) / scale]
-    line.style.left = `${x}px`
-    line.style.top = `${y}px`
-    line.style.width = `${Math.hypot(dx, dy)}px`
-    line.style.transform = `rotate(${Math.atan2(dy, dx)}rad)`
-  }
-  const end = ({ clientX, clientY }) => {
-    removeEventListener('pointermove', move, true)
-    removeEventListener('pointerup', end, true)
-    removeEventListener('pointercancel', end, true)
-    if (!line) return
-    line.remove()
-    addEventListener('click', stop, { capture: true, once: true }) // which ends the drag, and picks nothing
-    setTimeout(() => removeEventListener('click', stop, true))
-    const to = document.elementFromPoint(clientX, clientY)?.closest('[data-side]')
-    const { edit, side, word } = from.dataset
-    if (!to || !element.contains(to) || to.dataset.edit !== edit || to.dataset.side === side) return
-    linker.link(Number(edit), { side, name: word }, { side: to.dataset.side, name: to.dataset.word ?? null })
-  }
-  addEventListener('pointermove', move, true)
-  addEventListener('pointerup', end, true)
-  addEventListener('pointercancel', end, true)
-}
-
-function stop(event) {
-  event.stopPropagation()
-  event.preventDefault()
+  const line = make('span', { class: 'p2p-drawn', 'aria-hidden': 'true' })
+  followDrag(event, {
+    start: () => element.append(line),
+    move({ clientX, clientY }) {
+      const box = element.getBoundingClientRect()
+      const scale = box.width / element.offsetWidth || 1 // the canvas is zoomed
+      const [x, y] = [(began[0] - box.left) / scale, (began[1] - box.top) / scale]
+      const [dx, dy] = [(clientX - began[0]) / scale, (clientY - began[1]) / scale]
+      line.style.left = `${x}px`
+      line.style.top = `${y}px`
+      line.style.width = `${Math.hypot(dx, dy)}px`
+      line.style.transform = `rotate(${Math.atan2(dy, dx)}rad)`
+    },
+    end({ clientX, clientY }) {
+      line.remove()
+      const to = document.elementFromPoint(clientX, clientY)?.closest('[data-side]')
+      const { edit, side, word } = from.dataset
+      if (!to || !element.contains(to) || to.dataset.edit !== edit || to.dataset.side === side) return
+      linker.link(Number(edit), { side, name: word }, { side: to.dataset.side, name: to.dataset.word ?? null })
+    }
+  })
 }
 
 /** A sentence in place of the words: what is missing, or what went wrong. */

@@ -1,21 +1,21 @@
 /** Words to pick instead of typing them: P2P Reweight Token, P2P Record Attention, P2P Local Blend Mask. */
 
 import { choicesOf } from './columns.js'
+import { followDrag } from './drags.js'
 import { make, opener, redraw, toggleButton } from './elements.js'
 import { entriesFor, factorOf, setFactor, toggle } from './names.js'
 import { note } from './pair_view.js'
 
-const DRAG = 4 // pixels before a press becomes a drag
 const PER_PIXEL = 0.02
-const LEAST = -20
-const MOST = 20
+const SCALES = [-20, 20] // least and most that the nodes take
 const STEPS = { ArrowUp: 0.1, ArrowDown: -0.1, PageUp: 1, PageDown: -1 }
 
 /**
  * @param host see p2p.js.
- * @param {{widget: string, label: string, mark: string, more?: string, fold?: boolean, factor?: (host) => number}[]} boxes the text boxes
- * that the words go into; one with `more` is shown when that is opened, or something is in it (and with `fold` so is the text box); in one with `factor`, which
- * is that of words without their own, words are faders, which are dragged up and down.
+ * @param {{widget: string, label: string, mark: string, more?: string, fold?: boolean, factor?: (host) => number}[]} boxes
+ * the text boxes that the words go into; one with `more` is shown when that is opened, or something is in it, and with
+ * `fold` so is the text box itself; in one with `factor`, that of words without their own, words are faders, which are
+ * dragged up and down.
  * @param {boolean} source whether the source's words can be picked, too.
  */
 export function wordsView(host, boxes, source) {
@@ -95,7 +95,7 @@ function factorNow(host, { widget, factor }, prompts, choice) {
 }
 
 function fade(host, { widget }, prompts, choice, to) {
-  const factor = Math.max(LEAST, Math.min(MOST, to))
+  const factor = Math.max(SCALES[0], Math.min(SCALES[1], to))
   host.set(widget, setFactor(host.value(widget), prompts, choice, factor))
 }
 
@@ -107,26 +107,14 @@ function dragFaders(host, element, box) {
     if (!chip || event.button !== 0 || !told.answer) return
     const prompts = told.answer.prompts.map(({ words }) => words)
     const choice = choicesOf(told.answer, { edit: Number(host.value('edit') ?? 0) }).find(({ name }) => name === chip.dataset.fader)
-    const [began, from] = [event.clientY, factorNow(host, box, prompts, choice) ?? 1]
-    let dragged = false
-    const move = ({ clientY }) => {
-      if (!dragged && Math.abs(clientY - began) < DRAG) return
-      if (!dragged) host.begin()
-      dragged = true
-      fade(host, box, prompts, choice, Math.round((from + (began - clientY) * PER_PIXEL) * 20) / 20)
-    }
-    const stopClick = (click) => click.stopPropagation()
-    const end = () => {
-      removeEventListener('pointermove', move, true)
-      removeEventListener('pointerup', end, true)
-      removeEventListener('pointercancel', end, true)
-      if (!dragged) return
-      host.end()
-      element.addEventListener('click', stopClick, { capture: true }) // the one that ends the drag picks nothing
-      setTimeout(() => element.removeEventListener('click', stopClick, { capture: true }))
-    }
-    addEventListener('pointermove', move, true)
-    addEventListener('pointerup', end, true)
-    addEventListener('pointercancel', end, true)
+    const from = factorNow(host, box, prompts, choice) ?? 1
+    followDrag(event, {
+      start: host.begin,
+      move: ({ clientY }) => {
+        const to = from + (event.clientY - clientY) * PER_PIXEL
+        fade(host, box, prompts, choice, Math.round(to * 20) / 20)
+      },
+      end: host.end
+    })
   })
 }

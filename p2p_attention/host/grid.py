@@ -12,6 +12,7 @@ import torch
 import nodes
 
 from ..checks import require_between, require_one_of
+from ..edit import edited_text
 from ..sheet import SheetRow
 from ..sweep import Axis, cells_of, table_of, works_of
 from .attach import attach
@@ -121,7 +122,7 @@ def sweep(
 def _runs(model: Any, clip: Any, texts: Texts, cells: list[dict[str, float]], strength: float) -> list[_Run]:
     """Places of one seed together, as many at once as ``AT_ONCE``."""
     strengths = family_of(model).strengths
-    target = texts.target if texts.target.strip() else texts.source
+    target = edited_text(texts.source, texts.target, texts.words)
     by_seed: dict[float | None, list[int]] = {}
     for place, cell in enumerate(cells):
         by_seed.setdefault(cell.get("seed"), []).append(place)

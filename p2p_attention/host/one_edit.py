@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from ..blend import local_blend
 from ..checks import require_one_of
-from ..edit import NEVER, Edit, Window, faded_words, replace, reweight
+from ..edit import NEVER, edited_text, faded_words, swap_and_fade
 from ..invert import SourceRow
 from ..prompt import PromptPair
 from ..record import BlendMasks, Everywhere, Record
@@ -20,6 +20,7 @@ Keep = Literal["the composition", "everything but the words", "nothing"]
 KEEPS = get_args(Keep)
 REFINE_ITERATIONS = 3
 SOURCE_ROW: SourceRow = "pin"
+DIFFERING = "those that differ"
 
 
 class Photograph(NamedTuple):
@@ -76,31 +77,28 @@ def edit_by_prompt(
         ValueError: there is nothing to change, or as the functions of the single nodes.
     """
     require_one_of("keep", keep, KEEPS)
-    if not target.strip():
-        if not faders.strip():
-            raise ValueError(
-                "Wanted something to change, got no target and no words to fade. Write the edited prompt, or lines "
-                "'word: scale' as in 'snow: 0.5'."
-            )
-        target = source
-    family = family_of(model)
-    cross, self_attention = (NEVER, NEVER) if keep == "nothing" else windows_of(strength, family.strengths)
+    target = edited_text(source, target, faders)
+    strengths = family_of(model).strengths
+    cross, self_attention = (NEVER, NEVER) if keep == "nothing" else windows_of(strength, strengths)
     conditioning, pair = encode_pair(clip, source, target, alignment)
     did: list[tuple[str, dict[str, Any]]] = []
     if photograph is not None:
         model, _ = ddim_invert(model, conditioning, *photograph, REFINE_ITERATIONS, SOURCE_ROW)
         inputs = dict(zip(("steps", "scheduler", "denoise"), photograph.settings, strict=True))
         did.append(("P2P DDIM Invert", {**inputs, "source_row": SOURCE_ROW}))
-    works: list[Edit] = [replace(pair, cross, self_attention)]
-    did.append(("P2P Attention Replace", {"cross_end": cross.end, "self_end": self_attention.end}))
-    if faders.strip():
-        works.append(reweight(pair, faders, None, Window(0.0, 1.0), hold=False))
-        did.append(("P2P Reweight Token", {"words": faders.strip()}))
-    for work in works:
+    for work in swap_and_fade(pair, cross, self_attention, faders):
         model = attach(model, work)
+    did.append(("P2P Attention Replace", {"cross_end": cross.end, "self_end": self_attention.end}))
+    faded = faded_words(faders)
+    if faded:
+        did.append(("P2P Reweight Token", {"words": faders.strip()}))
     masks: Record[BlendMasks] = Everywhere(pair.rows)
     if keep == "everything but the words":
-        blend = local_blend(pair, also=faded_words(faders))
+        blend = local_blend(pair, also=faded)
         model, masks = attach(model, blend), blend.record
-        did.append(("P2P Local Blend Mask", {"threshold": blend.threshold, "start": blend.start}))
+        inputs = {"threshold": blend.threshold, "start": blend.start}
+        if faded:
+            same = all(prompt.text == pair.source.text for prompt in pair.targets)
+            inputs["words"] = ", ".join([*([] if same else [DIFFERING]), *faded])
+        did.append(("P2P Local Blend Mask", inputs))
     return OneEdit(model, conditioning, encode(clip, negative), pair, masks, did)

@@ -99,6 +99,7 @@ def test_an_interrupted_table_keeps_what_is_made(grid, monkeypatch):
         ({"down": "strength", "down_values": "0.5"}, "Wanted two different settings, got strength twice"),
         ({"across": "scale"}, "Wanted at least one word to re-weight"),
         ({"across": "cfg"}, "Wanted axis to be one of"),
+        ({"target": " "}, "Wanted something to change, got no target and no words to fade"),
         ({"source": ""}, "Wanted a prompt with at least one word"),
     ],
 )

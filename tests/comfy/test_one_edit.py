@@ -35,7 +35,7 @@ def edit(host, sampling):
     return run
 
 
-def by_single_nodes(host, sampling, target, did, image=None, also=""):
+def by_single_nodes(host, sampling, target, did, image=None):
     """What the nodes that P2P Edit names make of the model, with their own defaults for what it does not name."""
     conditioning, pair = sampling.run_node("P2PPromptPair", clip=sampling.clip, source=SOURCE, target=target)
     model = sampling.model
@@ -45,8 +45,6 @@ def by_single_nodes(host, sampling, target, did, image=None, also=""):
         schema = {each.id: each for each in host.node(node).GET_SCHEMA().inputs}
         inputs = {name: getattr(each, "default", None) for name, each in schema.items() if not each.optional}
         inputs |= {name: value for name, value in given.items() if name in schema} | {"model": model} | step["inputs"]
-        if also and node == "P2PLocalBlendMask":
-            inputs["words"] = also
         model, *_ = sampling.run_node(node, **inputs)
     return sampling.ksampler(model, conditioning, image)
 
@@ -74,8 +72,14 @@ def test_faders_alone_fade_the_sources_words(host, sampling, edit):
     (model, conditioning, pair, _), did = edit(target=" ", words="red: 3", keep=REST)
     assert pair.targets[0].text == SOURCE
     made = sampling.ksampler(model, conditioning)
-    assert torch.equal(made, by_single_nodes(host, sampling, SOURCE, did, also="red"))
+    assert torch.equal(made, by_single_nodes(host, sampling, SOURCE, did))
     assert (made[1] - made[0]).norm() > 1e-3 * made[0].norm()
+
+
+def test_a_blend_beside_faders_says_by_which_words(edit):
+    (model, conditioning, _, _), did = edit(words="red: 3, chair: 0", keep=REST)
+    assert did[-1]["inputs"]["words"] == "those that differ, red, chair"
+    assert "words" not in edit(keep=REST)[1][-1]["inputs"]
 
 
 def test_a_photograph_comes_back_and_is_edited(host, sampling, edit):

@@ -8,7 +8,7 @@ const WEB = new URL('../../web/', import.meta.url)
 const MAIN = 'p2p.js'
 /** From the bottom up: a file imports only from the rows above its own. */
 const LAYERS = [
-  ['names.js', 'columns.js', 'graph.js', 'comparisons.js', 'choices.js', 'elements.js', 'notices.js'],
+  ['names.js', 'columns.js', 'graph.js', 'comparisons.js', 'choices.js', 'elements.js', 'notices.js', 'drags.js'],
   ['windows.js', 'alignment.js'],
   ['bars_view.js', 'pair_view.js'],
   ['words_view.js', 'windows_view.js', 'maps_view.js', 'compare_view.js', 'edit_view.js'],
