@@ -18,9 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import real_images
-from real_images import BLEND, REFINE, STEPS, Case, make_case, psnr
+from real_images import BLEND, STEPS, Case, make_case, psnr
 
-CFG = 4.0
 FOLDER = real_images.FOLDER.parent / "injections"
 KINDS = ("shape", "colour", "place", "thing", "light", "texture", "removed", "style")
 LOCAL = ("shape", "colour", "texture", "thing", "removed")
@@ -119,17 +118,14 @@ class Bench(real_images.Bench):
         if "do nothing" in methods:
             keep("do nothing", latent["samples"])
         if "free generation" in methods:
-            free = self.sample(self.model, self.encode(case.target), self.empty, latent, seed=7, cfg=CFG)
+            free = self.sample(self.model, self.encode(case.target), self.empty, latent, seed=7, cfg=self.cfg)
             keep("free generation", free)
         for name in (name for name in methods if name in METHODS):
             method = METHODS[name]
             if method.blend and case.region is None:
                 continue
             if method.denoise not in inverted:
-                inverted[method.denoise], _ = self.run(
-                    "P2PDDIMInvert", model=self.model, conditioning=prompt, latent_image=latent, steps=STEPS,
-                    scheduler="normal", denoise=method.denoise, refine_iterations=REFINE, source_row="pin",
-                )  # fmt: skip
+                inverted[method.denoise] = self.inverted(prompt, latent, method.denoise)
             self.inject(method)
             windows = {"cross_start": 0.0, "cross_end": method.text, "self_start": 0.0, "self_end": method.image}
             (model,) = self.run(case.node, model=inverted[method.denoise], pair=pair, **windows)
@@ -137,20 +133,20 @@ class Bench(real_images.Bench):
                 model, _ = self.run(
                     "P2PLocalBlendMask", model=model, pair=pair, words="", exclude_words="", **BLEND
                 )  # fmt: skip
-            keep(name, self.sample(model, positive, self.empty, latent, cfg=CFG, denoise=method.denoise))
+            keep(name, self.sample(model, positive, self.empty, latent, cfg=self.cfg, denoise=method.denoise))
         return results
 
 
-def make_pictures(numbers, methods) -> None:
-    """Each scene's file gets what it lacks, so that more methods may be asked for later."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    bench, started = Bench(), time.monotonic()
+def make_pictures(bench, numbers, names, folder=FOLDER) -> None:
+    """Each scene's file gets what it lacks of ``bench.pictures``, so that more may be asked for later."""
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
     for done, number in enumerate(numbers):
-        file = FOLDER / f"{number:04}.npz"
+        file = folder / f"{number:04}.npz"
         kept = dict(np.load(file)) if file.is_file() else {}
         case = make_case(bench.scenes, number, KINDS)
-        kept |= bench.pictures(case, [name for name in methods if name not in kept])
-        part = FOLDER / f"part_{number}.npz"
+        kept |= bench.pictures(case, [name for name in names if name not in kept])
+        part = folder / f"part_{number}.npz"
         np.savez_compressed(part, **kept)
         part.rename(file)
         print(f"{done + 1}/{len(numbers)}, {(time.monotonic() - started) / (done + 1):.1f} s each", flush=True)
@@ -226,13 +222,12 @@ def main(arguments) -> None:
     methods = [name for name in (*ENDS, *METHODS) if not wanted or any(part in name for part in wanted)]
     shard, shards = map(int, arguments.shard.split("/"))
     if not arguments.table:
-        make_pictures(numbers[shard::shards], methods)
+        make_pictures(Bench(), numbers[shard::shards], methods)
     sys.path.append(str(real_images.real_host.PACK))
     from demo import scenes
 
-    print(
-        f"scenes {numbers.start} to {numbers.stop - 1}, {STEPS} steps, cfg {CFG:g}\n\n{table(scenes, numbers, methods)}"
-    )
+    print(f"scenes {numbers.start} to {numbers.stop - 1}, {STEPS} steps, cfg {real_images.CFG_OF['flow']:g}\n")
+    print(table(scenes, numbers, methods))
     sheet(scenes, numbers, [name for name in methods if name not in ENDS and not METHODS[name].blend][:8])
 
 

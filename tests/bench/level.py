@@ -13,9 +13,8 @@ import random
 
 import numpy as np
 import real_images
-from real_images import STEPS
+from real_images import CFG_OF, STEPS
 from scene_judge import facts, load_judge
-from strength import CFG
 
 FIRST = 2_600_000  # scenes from here on; nothing else uses them
 BATCH = 16
@@ -34,10 +33,6 @@ def captions(scenes, count: int) -> list[str]:
 
 
 class Bench(real_images.Bench):
-    def __init__(self, kind: str):
-        super().__init__(kind)
-        self.cfg = CFG[kind]
-
     def drawn(self, texts: list[str], first_seed: int):
         """Pictures uint8 (N, 128, 128, 3), each of its own noise."""
         import torch
@@ -95,13 +90,15 @@ def faders(bench: Bench, judge, texts: list[str], each: int) -> dict[str, list[n
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=tuple(CFG), default="unet")
+    parser.add_argument("--model", choices=tuple(CFG_OF), default="unet")
     parser.add_argument("--captions", type=int, default=128)
     parser.add_argument("--faders", type=int, default=12, help="of each class of words")
     arguments = parser.parse_args()
     bench, judge = Bench(arguments.model), load_judge()
     texts = captions(bench.scenes, arguments.captions)
-    print(f"\n{arguments.model}, {STEPS} steps, cfg {CFG[arguments.model]:g}; the judge: {judge.metadata['recipe']}\n")
+    print(
+        f"\n{arguments.model}, {STEPS} steps, cfg {CFG_OF[arguments.model]:g}; the judge: {judge.metadata['recipe']}\n"
+    )
     print("| | right | of |\n|---|---|---|")
     for kind, (good, count) in right(bench, judge, texts).items():
         print(f"| {kind} | {100 * good / count:.0f} % | {count} |")

@@ -24,6 +24,7 @@ import numpy as np  # noqa: E402
 import real_host  # noqa: E402
 
 STEPS, CFG, REFINE, INNER_STEPS = 20, 5.0, 3, 10
+CFG_OF = {"unet": CFG, "flow": 4.0}  # of the demo models
 FIRST_SEED = 2_000_000  # scenes from here on are kept for this: neither the model nor the judge was trained on them
 FOLDER = real_host.PACK / ".host" / "bench" / "real_images"
 WINDOWS = {"cross_start": 0.0, "cross_end": 0.8, "self_start": 0.0, "self_end": 0.4}
@@ -133,6 +134,7 @@ class Bench:
             self.model, self.clip, self.vae = self.host.module("demo.flow").load_flow_model()
         else:
             self.model, self.clip, self.vae = self.run("P2PLoadDemoModel")
+        self.cfg = CFG_OF[kind]
         self.empty = self.encode("")
         self.rows = 0
         self.count_rows()
@@ -161,6 +163,13 @@ class Bench:
             positive=positive, negative=negative, latent_image=latent, denoise=denoise,
         )[0]["samples"]  # fmt: skip
 
+    def inverted(self, prompt, latent, denoise=1.0, source_row="pin"):
+        """The model with the way back to a picture."""
+        return self.run(
+            "P2PDDIMInvert", model=self.model, conditioning=prompt, latent_image=latent, steps=STEPS,
+            scheduler="normal", denoise=denoise, refine_iterations=REFINE, source_row=source_row,
+        )[0]  # fmt: skip
+
     def pictures(self, case: Case, null_text: bool) -> dict[str, tuple[np.ndarray, int]]:
         """Method -> (source row and edit as uint8 (2, 128, 128, 3), rows of UNet work without the inversion's).
 
@@ -183,10 +192,7 @@ class Bench:
 
         self.rows = 0
         keep("do nothing", latent["samples"].repeat(2, 1, 1, 1))
-        free, _ = self.run(
-            "P2PDDIMInvert", model=self.model, conditioning=prompt, latent_image=latent, steps=STEPS,
-            scheduler="normal", denoise=1.0, refine_iterations=REFINE, source_row="free",
-        )  # fmt: skip
+        free = self.inverted(prompt, latent, source_row="free")
         keep("inversion", latent["samples"].repeat(2, 1, 1, 1))
         (inversion,) = free.model_options[self.key]
 
@@ -198,7 +204,7 @@ class Bench:
             keep("null text", self.sample(edited(free), positive, negative, latent))
             return {"null text": results["null text"]}
 
-        def inverted(source_row):
+        def held(source_row):
             return self.attach(self.model, dataclasses.replace(inversion, source_row=source_row))
 
         keep("free generation", self.sample(self.model, target, self.empty, latent, seed=7).repeat(2, 1, 1, 1))
@@ -207,13 +213,13 @@ class Bench:
         for kind in ("soft", "hard"):
             (model,) = self.run("P2PProximalGuidance", model=edited(free), pair=pair, threshold=0.7, kind=kind)
             keep(f"proximal, {kind}", self.sample(model, positive, prompt, latent))
-        keep("direct", self.sample(edited(inverted("pin")), positive, self.empty, latent))
-        keep("direct, aligned", self.sample(edited(inverted("pin-aligned")), positive, self.empty, latent))
-        (model,) = self.run("P2PProximalGuidance", model=edited(inverted("pin")), pair=pair, threshold=0.7, kind="hard")
+        keep("direct", self.sample(edited(held("pin")), positive, self.empty, latent))
+        keep("direct, aligned", self.sample(edited(held("pin-aligned")), positive, self.empty, latent))
+        (model,) = self.run("P2PProximalGuidance", model=edited(held("pin")), pair=pair, threshold=0.7, kind="hard")
         keep("direct, proximal", self.sample(model, positive, self.empty, latent))
         if case.region is not None:
             model, _ = self.run(
-                "P2PLocalBlendMask", model=edited(inverted("pin")), pair=pair, words="", exclude_words="", **BLEND
+                "P2PLocalBlendMask", model=edited(held("pin")), pair=pair, words="", exclude_words="", **BLEND
             )  # fmt: skip
             keep("direct, local blend", self.sample(model, positive, self.empty, latent))
         return results
