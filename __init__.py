@@ -8,10 +8,11 @@ async def comfy_entrypoint():
     from comfy_api.latest import ComfyExtension
 
     from .demo.node import DemoPicture, LoadDemoModel
-    from .nodes.alignment_route import add_route
+    from .nodes.alignment_route import add_alignment_route
     from .nodes.blend import LocalBlendMask, ShowBlendMask
     from .nodes.compare import Compare
     from .nodes.composite import Composite
+    from .nodes.docs_route import add_docs_route
     from .nodes.edit import AttentionRefine, AttentionReplace, ReweightToken
     from .nodes.grid import Grid
     from .nodes.invert import DDIMInvert, NullTextOptimize, ProximalGuidance
@@ -22,7 +23,8 @@ async def comfy_entrypoint():
     from .nodes.second_pass import SecondPass
     from .p2p_attention.host.prompt_watch import watch_prompts
 
-    add_route()
+    add_alignment_route()
+    add_docs_route()
     watch_prompts()
 
     class PromptToPromptExtension(ComfyExtension):

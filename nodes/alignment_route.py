@@ -12,7 +12,6 @@ answered with ``{"error": ...}`` and status 400.
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -20,6 +19,7 @@ from aiohttp import web
 
 from ..p2p_attention.comparison import compare
 from ..p2p_attention.host.encode import likeness_for, prompt_reader
+from .routes import add_route
 
 PATH = "/p2p/alignment"
 
@@ -32,12 +32,8 @@ def remember_clip(node: str | None, clip: Any) -> None:
         _clips[str(node)] = clip
 
 
-def add_route() -> None:
-    """Once, however often the pack is loaded; not at all where no server runs (scripts, tests)."""
-    host = sys.modules.get("server")  # imported by a host that serves a page, long before it loads packs
-    server = getattr(getattr(host, "PromptServer", None), "instance", None)
-    if server is not None and not any(getattr(route, "path", None) == PATH for route in server.routes):
-        server.routes.post(PATH)(_answer)
+def add_alignment_route() -> None:
+    add_route("POST", PATH, _answer)
 
 
 async def _answer(request: web.Request) -> web.Response:

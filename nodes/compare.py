@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..p2p_attention.show import comparison
+from ..p2p_attention.show import apart, comparison
 from .inputs import CATEGORY, Pair, where_known
 
 
@@ -36,7 +36,10 @@ class Compare(io.ComfyNode):
                     tooltip="Without a pair: other pictures to compare images with, one by one.",
                 ),
             ],
-            outputs=[],
+            outputs=[
+                io.Image.Output(display_name="source", tooltip="The source of each seed."),
+                io.Image.Output(display_name="edits", tooltip="The edits of each seed, without their source."),
+            ],
             is_output_node=True,
         )
 
@@ -44,4 +47,5 @@ class Compare(io.ComfyNode):
     def execute(cls, images, pair=None, edited=None) -> io.NodeOutput:
         rows, pictures, lines = comparison(images, pair, edited)
         saved = ui.PreviewImage(pictures, cls=cls).values
-        return io.NodeOutput(ui={"p2p_compare": [{"rows": rows, "pictures": saved, "lines": lines}]})
+        source, edits = apart(pictures, len(rows))
+        return io.NodeOutput(source, edits, ui={"p2p_compare": [{"rows": rows, "pictures": saved, "lines": lines}]})

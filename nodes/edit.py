@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..p2p_attention.attention import WAYS
 from ..p2p_attention.edit import SCALES, Window, refine, replace, reweight
 from ..p2p_attention.host.attach import attach
 from .inputs import CATEGORY, edit_number, fraction, model_and_pair, model_output, where_known
@@ -33,6 +34,14 @@ def _injection_inputs() -> list[io.Input]:
             "'word: start-end', for example 'lion: 0.4'. word#2 is the second occurrence.",
         ),
         edit_number(),
+        io.Combo.Input(
+            "injection",
+            options=list(WAYS),
+            default=WAYS[0],
+            optional=True,
+            tooltip="For transformers whose text and picture share one attention (Flux, SD3, Qwen-Image, ...): how the "
+            "source's maps are taken over. auto: as measured to be best for the model. The help page tells the others.",
+        ),
     ]
 
 
@@ -51,10 +60,10 @@ class AttentionReplace(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, pair, cross_start, cross_end, self_start, self_end, word_windows="", edit=0
+        cls, model, pair, cross_start, cross_end, self_start, self_end, word_windows="", edit=0, injection=WAYS[0]
     ) -> io.NodeOutput:
         windows = Window(cross_start, cross_end), Window(self_start, self_end)
-        return io.NodeOutput(attach(model, replace(pair, *windows, word_windows, edit)))
+        return io.NodeOutput(attach(model, replace(pair, *windows, word_windows, edit, injection)))
 
 
 class AttentionRefine(io.ComfyNode):
@@ -72,10 +81,10 @@ class AttentionRefine(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, pair, cross_start, cross_end, self_start, self_end, word_windows="", edit=0
+        cls, model, pair, cross_start, cross_end, self_start, self_end, word_windows="", edit=0, injection=WAYS[0]
     ) -> io.NodeOutput:
         windows = Window(cross_start, cross_end), Window(self_start, self_end)
-        return io.NodeOutput(attach(model, refine(pair, *windows, word_windows, edit)))
+        return io.NodeOutput(attach(model, refine(pair, *windows, word_windows, edit, injection)))
 
 
 class ReweightToken(io.ComfyNode):

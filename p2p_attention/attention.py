@@ -21,20 +21,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 
+# How an edit takes the source's map over where text and picture share a softmax (``joint_attention.py``): as the family
+# of the model does it; its columns, as in the paper; the same with rows that add up to 1 again; or the source's picture
+# queries and keys in place of columns.
+Way = Literal["auto", "maps", "maps, renormalised", "queries and keys"]
+WAYS: tuple[Way, ...] = get_args(Way)
 PAPER_SELF_TOKENS = 16 * 16  # the paper's largest self-attention layer to inject into, at its 64 x 64 latent
 PAPER_SELF_DIVISOR = 4  # the latent's height and width over that layer's, for other sizes
 
 
 @dataclass(frozen=True)
 class RowState:
-    """g (T,), c (T,) and whether self-attention is injected, for one edited row at one step."""
+    """g (T,), c (T,) and whether self-attention is injected, for one edited row at one step, and in which way."""
 
     gates: tuple[float, ...]
     gains: tuple[float, ...]
     self_attention: bool
+    way: Way = "auto"
 
     @property
     def idle(self) -> bool:

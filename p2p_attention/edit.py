@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .align import Alignment, Kind, aligned
-from .attention import RowState
-from .checks import require_between
+from .attention import WAYS, RowState, Way
+from .checks import require_between, require_one_of
 from .prompt import PromptPair, listing, quoted, split_names
 
 
@@ -57,6 +57,7 @@ class RowEdit:
         self_attention: when the source's self-attention map stands in for the row's own.
         gains: factor c of the position's column while ``gain_window`` lasts.
         only_alone: the gates count only if no other edit of the chain injects into this row.
+        way: how a joint softmax takes the source's map over; of several edits the last that names one counts.
     """
 
     gates: tuple[Window, ...]
@@ -64,6 +65,7 @@ class RowEdit:
     gains: tuple[float, ...]
     gain_window: Window
     only_alone: bool = False
+    way: Way = "auto"
 
     @property
     def injects(self) -> bool:
@@ -81,7 +83,14 @@ class Edit:
         return self  # frozen; the host deep-copies what a model carries whenever a node clones it
 
 
-def replace(pair: PromptPair, cross: Window, self_attention: Window, word_windows: str = "", edit: int = 0) -> Edit:
+def replace(
+    pair: PromptPair,
+    cross: Window,
+    self_attention: Window,
+    word_windows: str = "",
+    edit: int = 0,
+    way: Way = "auto",
+) -> Edit:
     """Word swap (section 3.2, "Word Swap"): keeps the picture's composition while a word is exchanged for another.
 
     Shared and swapped positions get the source's map while ``cross`` lasts, after it the row's own (the paper's softer
@@ -93,19 +102,28 @@ def replace(pair: PromptPair, cross: Window, self_attention: Window, word_window
         self_attention: window of the self-attention injection, which keeps shapes.
         word_windows: lines ``word: end`` or ``word: start-end`` that take the place of ``cross`` for a target word.
         edit: 0 for every edited prompt, n for the n-th only.
+        way: see ``Way``.
 
     Raises:
         ValueError: a window, a word or the edit's number is not valid; the message says how to mend it.
     """
-    return _injection(pair, {"shared", "swapped"}, "P2P Attention Replace", cross, self_attention, word_windows, edit)
+    windows = cross, self_attention, word_windows
+    return _injection(pair, {"shared", "swapped"}, "P2P Attention Replace", *windows, edit, way)
 
 
-def refine(pair: PromptPair, cross: Window, self_attention: Window, word_windows: str = "", edit: int = 0) -> Edit:
+def refine(
+    pair: PromptPair,
+    cross: Window,
+    self_attention: Window,
+    word_windows: str = "",
+    edit: int = 0,
+    way: Way = "auto",
+) -> Edit:
     """New phrase (section 3.2, "Adding a New Phrase"): only what the added words say changes.
 
     As ``replace``, but only positions of words that both prompts share get the source's map.
     """
-    return _injection(pair, {"shared"}, "P2P Attention Refine", cross, self_attention, word_windows, edit)
+    return _injection(pair, {"shared"}, "P2P Attention Refine", cross, self_attention, word_windows, edit, way)
 
 
 def reweight(
@@ -227,6 +245,7 @@ def combine(edits: Iterable[Edit], target: int, step: int, steps: int) -> RowSta
         gates=tuple(float(any(each.gates[i].contains(step, steps) for each in injecting)) for i in positions),
         gains=tuple(gains),
         self_attention=any(row_edit.self_attention.contains(step, steps) for row_edit in active),
+        way=next((row_edit.way for row_edit in reversed(active) if row_edit.way != "auto"), "auto"),
     )
 
 
@@ -238,7 +257,9 @@ def _injection(
     self_attention: Window,
     word_windows: str,
     edit: int,
+    way: Way,
 ) -> Edit:
+    require_one_of("injection", way, WAYS)
     chosen = chosen_targets(pair, edit)
     alignments = {target: aligned(pair, target) for target in chosen}
     gates = {target: [cross if kind in kinds else NEVER for kind in alignments[target].kinds] for target in chosen}
@@ -252,7 +273,7 @@ def _injection(
     return Edit(
         pair,
         tuple(
-            RowEdit(tuple(gates[target]), self_attention, (1.0,) * len(gates[target]), NEVER)
+            RowEdit(tuple(gates[target]), self_attention, (1.0,) * len(gates[target]), NEVER, way=way)
             if target in gates
             else None
             for target in range(len(pair.targets))

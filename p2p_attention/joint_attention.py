@@ -21,6 +21,7 @@ Q queries, K keys, T text keys, D head dimension.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from typing import Literal
 import torch
 
 from .align import stretch
-from .attention import RowState
+from .attention import RowState, Way
 
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 Rows = slice | torch.Tensor  # which rows: a slice costs no copy
@@ -92,6 +93,12 @@ class Injection:
     image: bool = True
     renormalise: bool = False
     queries: bool = False
+
+    def by(self, way: Way) -> Injection:
+        """The same part of a layer, in the way that an edit names; "auto" is the layer's own."""
+        if way == "auto":
+            return self
+        return dataclasses.replace(self, renormalise=way == "maps, renormalised", queries=way == "queries and keys")
 
 
 ALL = Injection()
@@ -175,6 +182,7 @@ def joint_equation(
         source_at, target_at: where in it the source's and the target's first position are.
         injection: what of it this call takes part in.
     """
+    injection = injection.by(state.way)
     image = float(state.self_attention and injection.image)
     opened = state.gates if injection.text and not injection.queries else (0.0,) * len(state.gates)
     if not image and not any(opened) and all(gain == 1.0 for gain in state.gains):

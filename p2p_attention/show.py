@@ -190,6 +190,12 @@ def comparison(
     return rows, images, _where_changed(images, len(rows))
 
 
+def apart(images: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B R, H, W, 3), seed by seed -> sources (B, H, W, 3) and edits (B (R - 1), H, W, 3)."""
+    by_seed = images.unflatten(0, (-1, rows))
+    return by_seed[:, 0], by_seed[:, 1:].flatten(0, 1)
+
+
 def changed_words(pair: PromptPair, target: int) -> str:
     """In what an edit differs from the source, in short: ``cat → dog, + at night, − hat``."""
 

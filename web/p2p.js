@@ -14,7 +14,9 @@ import { Draw, firstChoices, hasChoices } from './choices.js'
 import { Comparisons } from './comparisons.js'
 import { editView } from './edit_view.js'
 import { make } from './elements.js'
-import { hasBreaks, outputKey, PAIR_NODES, pairOf, pathTo, runId, textOf } from './graph.js'
+import { hasBreaks, outputKey, PAIR_NODES, pairOf, pathTo, runId, surroundings, textOf } from './graph.js'
+import { hintsView } from './hints_view.js'
+import { instructionView } from './instruction_view.js'
 import { mapsView } from './maps_view.js'
 import { keepNotices } from './notices.js'
 import { pairView } from './pair_view.js'
@@ -30,7 +32,9 @@ const FOLDED = {
   P2PPromptPair: ['alignment'],
   P2PPairFromConditioning: ['alignment'],
   P2PEdit: ['alignment', 'words', 'steps', 'scheduler', 'denoise'],
-  P2PGrid: ['alignment']
+  P2PGrid: ['alignment'],
+  P2PAttentionReplace: ['injection'],
+  P2PAttentionRefine: ['injection']
 }
 const DRAWN_HERE = ['P2PPromptPair', 'P2PEdit', 'P2PGrid'] // whose text boxes may hold {cat|dog}
 const WORDS = { widget: 'words', label: 'words', mark: '✓' }
@@ -41,15 +45,15 @@ const CROSS_AND_SELF = [['cross', 'cross_start', 'cross_end'], ['self', 'self_st
 
 /** Node id -> its views, from the top, and how tall they may get before they scroll. */
 const NODES = {
-  P2PPromptPair: { views: (host) => [pairView(host)], most: 170 },
-  P2PEdit: { views: (host) => [pairView(host), wordsView(host, [FADERS], false), editView(host)], most: 260 },
-  P2PGrid: { views: (host) => [pairView(host)], most: 170 },
-  P2PPairFromConditioning: { views: (host) => [pairView(host)], most: 170 },
-  P2PAttentionReplace: { views: (host) => [numbersView(host, CROSS_AND_SELF), windowsView(host, ['shared', 'swapped'])], most: 220 },
-  P2PAttentionRefine: { views: (host) => [numbersView(host, CROSS_AND_SELF), windowsView(host, ['shared'])], most: 220 },
-  P2PReweightToken: { views: (host) => [wordsView(host, [FADED], false), numbersView(host, [['works', 'start', 'end']])], most: 160 },
-  P2PLocalBlendMask: { views: (host) => [wordsView(host, [WORDS, EXCLUDED], true)], most: 160 },
-  P2PRecordAttention: { views: (host) => [wordsView(host, [WORDS], 'every prompt')], most: 160 },
+  P2PPromptPair: { views: (host) => [pairView(host), hintsView(host)], most: 170 },
+  P2PEdit: { views: (host) => [instructionView(host), pairView(host), wordsView(host, [FADERS], false), editView(host), hintsView(host)], most: 260 },
+  P2PGrid: { views: (host) => [pairView(host), hintsView(host)], most: 170 },
+  P2PPairFromConditioning: { views: (host) => [pairView(host), hintsView(host)], most: 170 },
+  P2PAttentionReplace: { views: (host) => [numbersView(host, CROSS_AND_SELF), windowsView(host, ['shared', 'swapped']), hintsView(host)], most: 220 },
+  P2PAttentionRefine: { views: (host) => [numbersView(host, CROSS_AND_SELF), windowsView(host, ['shared']), hintsView(host)], most: 220 },
+  P2PReweightToken: { views: (host) => [wordsView(host, [FADED], false), numbersView(host, [['works', 'start', 'end']]), hintsView(host)], most: 160 },
+  P2PLocalBlendMask: { views: (host) => [wordsView(host, [WORDS, EXCLUDED], true), hintsView(host)], most: 160 },
+  P2PRecordAttention: { views: (host) => [wordsView(host, [WORDS], 'every prompt'), hintsView(host)], most: 160 },
   P2PAttentionMaps: { views: (host) => [mapsView(host)], most: 300 },
   P2PCompare: { views: (host) => [compareView(host)], most: 1000 }
 }
@@ -64,6 +68,7 @@ app.registerExtension({
     setInterval(lookAtAll, LOOK_EVERY_MS)
     keepNotices(api)
     api.addEventListener('execution_success', () => comparisons.forget()) // the connected CLIP may be known now
+    document.addEventListener('click', followLinkOfHelp, true)
   },
   nodeCreated(node) {
     if (DRAWN_HERE.includes(node.comfyClass)) chooseAlike(node)
@@ -71,6 +76,16 @@ app.registerExtension({
     if (NODES[node.comfyClass]) addViews(node, NODES[node.comfyClass])
   }
 })
+
+/** A link of a help page to another page of ours: the page's panel knows only nodes, the pack's server has them all. */
+function followLinkOfHelp(event) {
+  const link = event.target.closest?.('.node-help-content a[href]')
+  const name = /^(?:\.\.\/)*([\w-]+)\.md(#.*)?$/.exec(link?.getAttribute('href') ?? '')
+  if (!name || !/^P2P\b/.test(link.closest('.node-help-content').querySelector('h1')?.textContent.trim() ?? '')) return
+  event.preventDefault()
+  const language = app.extensionManager.setting.get('Comfy.Locale')
+  window.open(api.apiURL(`/p2p/docs/${name[1]}?language=${language}${name[2] ?? ''}`), '_blank', 'noopener')
+}
 
 /**
  * `{cat|dog}` in the source and in its edits is one choice. The page would draw each text box by itself; when the texts
@@ -166,6 +181,8 @@ function hostOf(node) {
   const widget = (name) => node.widgets.find((each) => each.name === name)
   const root = () => app.rootGraph ?? app.graph
   const host = {
+    kind: node.comfyClass,
+    around: () => surroundings(node, root()),
     value: (name) => widget(name)?.value,
     set(name, value) {
       host.transact(() => {

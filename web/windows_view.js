@@ -8,6 +8,7 @@ import { note } from './pair_view.js'
 import { readWindows, removeWindow, setWindow, unreadable } from './windows.js'
 
 const TEXT = 'word_windows'
+const WAY = 'injection'
 
 /** Bars that are two numbers of the node: `names` are [label, start's widget or null, end's widget or null]. */
 export function numbersView(host, names) {
@@ -44,25 +45,42 @@ export function windowsView(host, kinds) {
   })
   const choices = make('div', { class: 'p2p-words' })
   let open = false // whether the words to choose from are shown
+  let injection = false // whether the node's choice of the way of injection is shown while it is the usual one
   return {
     element: make('div', {}, rows.element, choices),
     state: () => ({
       open,
+      injection,
+      way: host.value(WAY),
       rows: rows.state(),
       told: host.comparison(),
       edit: Number(host.value('edit') ?? 0),
       text: host.value(TEXT)
     }),
-    show({ told, edit, text }) {
+    show({ told, edit, text, way }) {
       rows.show()
+      host.fold(WAY, !injection && way === 'auto')
       choices.classList.toggle('p2p-pending', Boolean(told.pending))
       const bad = unreadable(text).map((line) => note({ error: `Wanted ‘word: end’ or ‘word: start-end’, got ‘${line}’.` }))
-      redraw(choices, bad, told.answer && !told.hint ? [opener({ open, onclick: openOrClose }, 'own window for a word'), open && chips(told.answer, edit, text)] : note(told))
+      redraw(choices, bad, told.answer && !told.hint ? [openers(way), open && chips(told.answer, edit, text)] : note(told))
     }
   }
-  function openOrClose() {
-    open = !open
-    host.look()
+
+  function openers(way) {
+    const showWords = () => {
+      open = !open
+      host.look()
+    }
+    const showWay = () => {
+      injection = !injection
+      host.look()
+    }
+    return make(
+      'div',
+      { class: 'p2p-flow' },
+      opener({ open, onclick: showWords }, 'own window for a word'),
+      way === 'auto' ? opener({ open: injection, onclick: showWay }, 'injection') : null
+    )
   }
 
   function chips(answer, edit, text) {

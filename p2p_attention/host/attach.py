@@ -14,7 +14,7 @@ from ..record import Recorder
 from ..second_pass import Continuation
 from . import KEY
 from .families import family_of
-from .refusals import require_one_blend
+from .refusals import require_one_blend, require_way
 from .sampling_run import sampling_run
 
 Work = Edit | Blend | Recorder | Proximal | Continuation | Inversion  # what a patched model carries
@@ -28,6 +28,8 @@ def attach(model: Any, work: Work) -> Any:
             an edit would have two blends.
     """
     family_of(model).require(model, None if isinstance(work, Inversion) else work.pair)
+    if isinstance(work, Edit):
+        require_way(work, family_of(model).ways)
     patched = model.clone()
     works = patched.model_options.get(KEY, ())
     if isinstance(work, Inversion):  # a picture has one way back; the last node counts

@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..attention import Way
 from ..blend import Blend
 from ..conditionings import BY_ROW, PAIR_KEY, source_alone
+from ..edit import Edit
 from ..guidance import Proximal
 from ..invert import Inversion, same_level, summary
 from ..prompt import PromptPair, quoted
@@ -18,6 +20,15 @@ from .notices import place
 from .results import Origin
 
 NULL_TEXT_KEY = "p2p_null_text"  # marks a negative with the guidance and noise levels it was optimised for
+
+
+def require_way(edit: Edit, ways: Sequence[Way]) -> None:
+    for named in {row.way for row in edit.rows if row is not None}:
+        if named not in ways:
+            raise ValueError(
+                f"Injection {quoted(named)} is for transformers whose text and picture share one attention: wanted "
+                f"{' or '.join(ways)} for this model. Set injection to {ways[0]}."
+            )
 
 
 def require_one_blend(works: Sequence[Any]) -> None:

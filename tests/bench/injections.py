@@ -27,65 +27,51 @@ LOCAL = ("shape", "colour", "texture", "thing", "removed")
 
 @dataclass(frozen=True)
 class Method:
-    """How far the windows reach, what is injected, and in which blocks."""
+    """How far the windows reach, what is injected (the nodes' ``injection``), and in which blocks."""
 
     text: float
     image: float
+    way: str = "maps"
     blocks: str = "all"
-    renormalise: bool = False
-    queries: bool = False
     blend: bool = False
     denoise: float = 1.0
 
-    def injection(self, kinds):
-        """(module, block) -> ``Injection``."""
-        here, nowhere = kinds.Injection(True, True, self.renormalise, self.queries), kinds.Injection(False, False)
 
-        def of(module, block):
-            double, single = len(module.double_blocks), len(module.single_blocks)
-            number = block[1] + (double if block[0] == "single" else 0)
-            chosen = {
-                "all": True,
-                "double": block[0] == "double",
-                "single": block[0] == "single",
-                "early": number < (double + single) // 2,
-                "late": number >= (double + single) // 2,
-            }[self.blocks]
-            return here if chosen else nowhere
-
-        return of
-
-
-def _formula(text, image, **settings):
-    r = "r " if settings.get("renormalise") else ""
+def _maps(text, image, **settings):
+    r = "r " if settings.get("way") else ""
     where = f", {settings['blocks']}" if "blocks" in settings else ""
     more = ", blend" if settings.get("blend") else ""
     more += f", denoise {settings['denoise']:g}" if "denoise" in settings else ""
     return f"formula {r}t {text:g} i {image:g}{where}{more}", Method(text, image, **settings)
 
 
+def _renormalised(text, image, **settings):
+    return _maps(text, image, way="maps, renormalised", **settings)
+
+
 def _queries(image, **settings):
     where = f", {settings['blocks']}" if "blocks" in settings else ""
-    return f"queries {image:g}{where}", Method(0.0, image, queries=True, **settings)
+    return f"queries {image:g}{where}", Method(0.0, image, "queries and keys", **settings)
 
 
+WINDOWS = ((0.4, 0.2), (0.8, 0.2), (0.8, 0.4), (0.8, 0.6), (0.8, 0.8))
 METHODS = dict(
     [
         ("free, same noise", Method(0.0, 0.0)),
-        *[
-            _formula(t, i)
-            for t, i in ((0.4, 0.0), (0.8, 0.0), (0.0, 0.4), (0.4, 0.2), (0.8, 0.2), (0.8, 0.4), (0.8, 0.8))
-        ],
-        *[_formula(t, i, renormalise=True) for t, i in ((0.8, 0.0), (0.4, 0.2), (0.8, 0.2), (0.8, 0.4), (0.8, 0.6))],
-        *[_formula(0.8, 0.4, renormalise=True, blocks=where) for where in ("double", "single", "early", "late")],
-        _formula(0.8, 0.6, renormalise=True, blocks="single"),
-        *[_formula(0.8, i, blocks="double") for i in (0.2, 0.4, 0.8)],
+        *[_maps(*windows) for windows in ((0.4, 0.0), (0.8, 0.0), (0.0, 0.4), *WINDOWS)],
+        *[_renormalised(*windows) for windows in ((0.8, 0.0), *WINDOWS)],
+        *[_maps(*windows, blocks="double") for windows in WINDOWS],
+        *[_renormalised(*windows, blocks="double") for windows in WINDOWS],
+        *[_maps(*windows, blocks="single") for windows in WINDOWS],
+        *[_renormalised(*windows, blocks="single") for windows in WINDOWS],
         *[_queries(i) for i in (0.2, 0.4, 0.6)],
         *[_queries(i, blocks="single") for i in (0.4, 0.6, 0.8)],
         _queries(0.4, blocks="double"),
         ("free, same noise, blend", Method(0.0, 0.0, blend=True)),
-        _formula(0.8, 0.4, renormalise=True, blend=True),
-        *[_formula(0.8, 0.4, renormalise=True, denoise=d) for d in (0.8, 0.6)],
+        *[_maps(0.8, i, blend=True) for i in (0.2, 0.4)],
+        *[_renormalised(0.8, i, blend=True) for i in (0.2, 0.4)],
+        *[_maps(0.8, 0.4, denoise=d) for d in (0.8, 0.6)],
+        *[_renormalised(0.8, 0.4, denoise=d) for d in (0.8, 0.6)],
     ]
 )
 ENDS = ("do nothing", "free generation")
@@ -98,42 +84,50 @@ class Bench(real_images.Bench):
         self.kind = self.joint.Joint().kind(self.model)
         self.kinds = self.host.module("p2p_attention.joint_attention")
 
-    def inject(self, method: Method):
-        """The family takes this way from now on."""
+    def inject_in(self, blocks: str):
+        """From now on the family injects in these blocks alone."""
+        all_of_it, nothing = self.kinds.Injection(), self.kinds.Injection(text=False, image=False)
         self.joint.ARCHITECTURES[self.kind] = dataclasses.replace(
-            self.joint.ARCHITECTURES[self.kind], injection=method.injection(self.kinds)
+            self.joint.ARCHITECTURES[self.kind],
+            injection=lambda module, block: all_of_it if blocks in ("all", block[0]) else nothing,
         )
 
     def pictures(self, case: Case, methods) -> dict[str, np.ndarray]:
-        """Name -> the edit as uint8 (128, 128, 3)."""
+        """Name -> the edit as uint8 (128, 128, 3). Methods that differ in windows and ways are edits of one run."""
         import torch
 
         latent = {"samples": self.vae.encode(torch.from_numpy(case.picture)[None].float() / 255)}
-        positive, pair = self.run("P2PPromptPair", clip=self.clip, source=case.source, target=case.target)
-        prompt, results, inverted = self.encode(case.source), {}, {}
+        results: dict[str, np.ndarray] = {}
 
-        def keep(name, samples):
-            results[name] = (self.vae.decode(samples[-1:]).clamp(0, 1) * 255).round().byte().numpy()[0]
+        def keep(names, samples):
+            decoded = (self.vae.decode(samples).clamp(0, 1) * 255).round().byte().numpy()
+            results.update(zip(names, decoded, strict=True))
 
         if "do nothing" in methods:
-            keep("do nothing", latent["samples"])
+            keep(["do nothing"], latent["samples"])
         if "free generation" in methods:
             free = self.sample(self.model, self.encode(case.target), self.empty, latent, seed=7, cfg=self.cfg)
-            keep("free generation", free)
+            keep(["free generation"], free)
+        runs: dict[tuple[float, str], list[str]] = {}
         for name in (name for name in methods if name in METHODS):
-            method = METHODS[name]
-            if method.blend and case.region is None:
-                continue
-            if method.denoise not in inverted:
-                inverted[method.denoise] = self.inverted(prompt, latent, method.denoise)
-            self.inject(method)
-            windows = {"cross_start": 0.0, "cross_end": method.text, "self_start": 0.0, "self_end": method.image}
-            (model,) = self.run(case.node, model=inverted[method.denoise], pair=pair, **windows)
-            if method.blend:
-                model, _ = self.run(
-                    "P2PLocalBlendMask", model=model, pair=pair, words="", exclude_words="", **BLEND
-                )  # fmt: skip
-            keep(name, self.sample(model, positive, self.empty, latent, cfg=self.cfg, denoise=method.denoise))
+            if not METHODS[name].blend or case.region is not None:
+                runs.setdefault((METHODS[name].denoise, METHODS[name].blocks), []).append(name)
+        inverted: dict[float, object] = {}
+        for (denoise, blocks), names in runs.items():
+            if denoise not in inverted:
+                inverted[denoise] = self.inverted(self.encode(case.source), latent, denoise)
+            self.inject_in(blocks)
+            targets = "\n---\n".join([case.target] * len(names))
+            positive, pair = self.run("P2PPromptPair", clip=self.clip, source=case.source, target=targets)
+            model = inverted[denoise]
+            for edit, method in enumerate(map(METHODS.__getitem__, names), 1):
+                windows = {"cross_start": 0.0, "cross_end": method.text, "self_start": 0.0, "self_end": method.image}
+                which = {"pair": pair, "edit": edit}
+                (model,) = self.run(case.node, model=model, **which, **windows, injection=method.way)
+                if method.blend:
+                    words = {"words": "", "exclude_words": ""}
+                    model, _ = self.run("P2PLocalBlendMask", model=model, **which, **words, **BLEND)
+            keep(names, self.sample(model, positive, self.empty, latent, cfg=self.cfg, denoise=denoise)[1:])
         return results
 
 

@@ -24,12 +24,12 @@ def route(host):
 def ask(route, monkeypatch):
     """POST bodies (JSON, or raw bytes) one after the other; gives (status, answer) of each."""
     table = web.RouteTableDef()
-    route.add_route()
+    route.add_alignment_route()
     assert len(table) == 0, "there is no server yet"
     server = SimpleNamespace(PromptServer=SimpleNamespace(instance=SimpleNamespace(routes=table)))
     monkeypatch.setitem(sys.modules, "server", server)
-    route.add_route()
-    route.add_route()  # a second load of the pack adds nothing
+    route.add_alignment_route()
+    route.add_alignment_route()  # a second load of the pack adds nothing
     assert len(table) == 1
 
     async def talk(bodies):

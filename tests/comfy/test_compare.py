@@ -34,6 +34,16 @@ def test_rows_and_pictures_of_all_seeds(host, pair, temporary):
         assert shown.getpixel((3, 2)) == tuple((255 * image[2, 3]).int().tolist())
 
 
+def test_source_and_edits_go_on_apart(host, pair, temporary):
+    images = torch.rand(6, 8, 8, 3)
+    source, edits = host.node("P2PCompare").execute(images, pair("a dog\n---\na red cat")).args
+    assert torch.equal(source, images[[0, 3]])
+    assert torch.equal(edits, images[[1, 2, 4, 5]])
+    edited = torch.rand(2, 8, 8, 3)
+    source, edits = host.node("P2PCompare").execute(images[:1], edited=edited).args
+    assert torch.equal(source, images[[0, 0]]) and torch.equal(edits, edited)
+
+
 def test_the_line_opens_where_the_change_is(host, pair, temporary):
     images = torch.zeros(4, 8, 40, 3)
     images[1, :, 4:8] = 1.0

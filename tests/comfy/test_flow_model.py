@@ -13,19 +13,29 @@ LONGEST = (
 )
 
 
+def flow_options(folder, begin_with):
+    return SimpleNamespace(
+        out=folder, weights=folder / "flow.safetensors", scenes=0, seed=0, steps=1, minutes=1.0, batch=32,
+        begin_with=begin_with,
+    )  # fmt: skip
+
+
+def flow_file(folder, begin_with):
+    from tools.training import flow as training
+
+    folder.mkdir(exist_ok=True)
+    options = flow_options(folder, begin_with)
+    training.export(options)
+    return options.weights
+
+
 @pytest.fixture(scope="module")
 def flow(host, tmp_path_factory):
     """(model, clip, vae) of a file that the training's export wrote, before its first step."""
-    from tools.training import flow as training
-
-    folder = tmp_path_factory.mktemp("flow")
-    options = SimpleNamespace(
-        out=folder, weights=folder / "flow.safetensors", scenes=0, seed=0, steps=1, minutes=1.0, batch=32
-    )
     torch.manual_seed(0)
-    training.export(options)
-    assert options.weights.stat().st_size <= 14_000_000
-    model, clip, vae = host.module("demo.flow").load_flow_model(options.weights)
+    weights = flow_file(tmp_path_factory.mktemp("flow"), None)
+    assert weights.stat().st_size <= 14_000_000
+    model, clip, vae = host.module("demo.flow").load_flow_model(weights)
     generator = torch.Generator().manual_seed(1)
     for parameter in model.model.diffusion_model.parameters():  # training begins with blocks that do nothing
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
@@ -97,6 +107,22 @@ def faders(amounts):
     return override
 
 
+def test_training_goes_on_from_earlier_weights(host, flow, tmp_path):
+    """A fresh run that begins with an exported model, and says so in its own."""
+    from demo.model import read_weights
+    from tools.training import flow as training
+
+    first = flow_file(tmp_path / "first", None)
+    module, text, trainer = training.new_flow(flow_options(tmp_path / "second", first))
+    state, _ = read_weights(first, ("flow", "text"))
+    assert all(torch.equal(value.half(), state["flow"][name].half()) for name, value in module.state_dict().items())
+    table = text.get_input_embeddings().weight
+    assert torch.equal(table.half(), state["text"]["tokens"].half())
+    assert trainer.step == 0
+    _, said = read_weights(flow_file(tmp_path / "third", first), ())
+    assert said["recipe"] == "0 scenes; flow 0 steps of 32; begun with: 0 scenes; flow 0 steps of 32"
+
+
 def test_without_weights_a_sentence_says_how_to_make_them(host, tmp_path):
     with pytest.raises(
         FileNotFoundError, match="wanted the demo model's weights at .* make it with `python dev.py train flow`"
@@ -155,3 +181,47 @@ def test_an_architecture_says_what_its_blocks_inject(host, run_node, flow, monke
     for i, one in enumerate(ways):
         torch.testing.assert_close(one[0], ways[0][0])
         assert all((one[1] - other[1]).norm() > 1e-4 * one[1].norm() for other in ways[:i])
+
+
+def test_an_edit_may_name_the_way_of_injection(host, run_node, flow, monkeypatch):
+    """As if the model's blocks had it, bit for bit, and each edit of a run its own; "auto" is the blocks' own."""
+    import dataclasses
+
+    model, clip, _ = flow
+    joint, kinds = (host.module(f"p2p_attention.{name}") for name in ("host.families.joint", "joint_attention"))
+    target = "a cat in red at night"
+    windows = {"cross_start": 0.0, "cross_end": 1.0, "self_start": 0.0, "self_end": 0.5}
+
+    def sample(ways, injection=kinds.ALL):
+        architecture = dataclasses.replace(joint.FLUX, injection=lambda module, block: injection)
+        monkeypatch.setitem(joint.ARCHITECTURES, "flux.model.Flux", architecture)
+        targets = "\n---\n".join([target] * 3)
+        positive, pair = run_node("P2PPromptPair", clip=clip, source="a house in red", target=targets)
+        edited = model
+        for edit, way in enumerate(ways, 1):
+            (edited,) = run_node(
+                "P2PAttentionReplace", model=edited, pair=pair, **windows, edit=edit, injection=way
+            )  # fmt: skip
+        return run_node(
+            "KSampler", model=edited, seed=1, steps=2, cfg=1.0, sampler_name="euler", scheduler="normal",
+            positive=positive, negative=run_node("CLIPTextEncode", clip=clip, text="")[0],
+            latent_image={"samples": torch.zeros(1, 4, 16, 16)}, denoise=1.0,
+        )[0]["samples"]  # fmt: skip
+
+    named = sample(["maps", "maps, renormalised", "queries and keys"])
+    layers = kinds.Injection(), kinds.Injection(renormalise=True), kinds.Injection(queries=True)
+    for edit, injection in enumerate(layers, 1):
+        torch.testing.assert_close(sample(["auto"] * 3, injection)[edit], named[edit])
+        assert all((named[edit] - named[other]).norm() > 1e-3 * named[0].norm() for other in range(edit))
+
+
+def test_a_unet_knows_one_way(run_node, demo):
+    model, clip, _ = demo
+    _, pair = run_node("P2PPromptPair", clip=clip, source="a house", target="a cat")
+    windows = {"cross_start": 0.0, "cross_end": 1.0, "self_start": 0.0, "self_end": 0.5}
+    run_node("P2PAttentionReplace", model=model, pair=pair, **windows, injection="maps")
+    for way in ("maps, renormalised", "queries and keys"):
+        with pytest.raises(ValueError, match="Injection .* is for transformers .* wanted auto or maps for this model"):
+            run_node("P2PAttentionRefine", model=model, pair=pair, **windows, injection=way)
+    with pytest.raises(ValueError, match="Wanted injection to be one of auto, maps"):
+        run_node("P2PAttentionReplace", model=model, pair=pair, **windows, injection="as ever")

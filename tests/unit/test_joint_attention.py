@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_attention import joint_attention
-from p2p_attention.attention import RowState
+from p2p_attention.attention import WAYS, RowState
 from p2p_attention.joint_attention import (
     Injection,
     JointEquation,
@@ -399,6 +399,27 @@ def test_renormalised_rows_sum_to_one(gates, image, form):
     got = attend(joint_program(rows, LAYOUT, CPU, torch.float64), Host(heads_first_output=True), q, k, v)
     mixed[..., texts] *= torch.tensor(faded.gains).double()
     torch.testing.assert_close(got[1, :, images], (mixed / total) @ heads_first(v)[1], **CLOSE)
+
+
+def test_an_edit_may_name_its_way():
+    """And then it is as if the layer had it; what a layer leaves out stays out."""
+    alignment, gains = torch.eye(4).roll(1, 0), (1.0, 2.0, 1.0, 1.0)
+    named = {
+        "auto": Injection(image=False, renormalise=True),
+        "maps": Injection(image=False),
+        "maps, renormalised": Injection(image=False, renormalise=True),
+        "queries and keys": Injection(image=False, queries=True),
+    }
+    assert tuple(named) == WAYS
+    for way, injection in named.items():
+        got, wanted = (
+            joint_equation(alignment, RowState((1.0, 0.0, 1.0, 0.5), gains, True, each), 4, injection=layer)
+            for each, layer in ((way, Injection(image=False, renormalise=True)), ("auto", injection))
+        )
+        assert (got.image, got.queries) == (wanted.image, wanted.queries)
+        assert (got.mass is None) == (wanted.mass is None) == ("renormalised" not in way and way != "auto")
+        for one, other in ((got.inject, wanted.inject), (got.keep, wanted.keep)):
+            assert (one is None and other is None) or torch.equal(one, other)
 
 
 # ---- parts of what the windows say

@@ -3,9 +3,9 @@
     python -m tools.training.flow --comfyui PATH --out DIR [--stage data|flow|export|all]
 
 Renders scenes in parts of 500, each with its latents and captions, and trains on the parts that are there; resumes
-from its last checkpoint. The rate is constant until ``--finish N`` lets it fall over N steps, so that the run can be
-ended when there is no more time: a good model is there N steps later. Uses CUDA when there is one. The recipe and what
-came out of it are in demo/README.md.
+from its last checkpoint, or begins with the weights of an earlier run (``--begin-with``). The rate is constant until
+``--finish N`` lets it fall over N steps, so that the run can be ended when there is no more time: a good model is there
+N steps later. Uses CUDA when there is one. The recipe and what came out of it are in demo/README.md.
 """
 
 import json
@@ -31,6 +31,7 @@ def arguments():
     parser.add_argument(
         "--weights", type=Path, help="where export writes; default demo/weights/p2p_demo_flow.safetensors"
     )
+    parser.add_argument("--begin-with", type=Path, help="exported weights of an earlier run, instead of fresh ones")
     return parser.parse_args()
 
 
@@ -91,6 +92,8 @@ class Data:
         self.parts |= {file: load_part(file, self.words) for file in new}
         if new:
             self.tensors = tuple(torch.cat(each) for each in zip(*self.parts.values()))
+            said = (self.tensors[1] >= 0).sum(1).double()
+            self.chances = (said / said.sum()).numpy()  # a caption of twice the words has twice as much to be learnt
             print(f"{len(self.tensors[0])} scenes", flush=True)
 
 
@@ -210,7 +213,10 @@ def new_flow(options):
             torch.nn.init.ones_(parameter)
         elif "mod.lin" in name or "modulation" in name or name.startswith("final_layer.linear"):
             torch.nn.init.zeros_(parameter)  # every block starts as the identity
-    shipped = read_weights(WEIGHTS, ["text"])[0]["text"]
+    earlier = read_weights(options.begin_with, ("flow", "text"))[0] if options.begin_with else {}
+    if earlier:
+        module.load_state_dict(earlier["flow"])
+    shipped = earlier.get("text") or read_weights(WEIGHTS, ["text"])[0]["text"]
     tokens, _ = shipped.pop("tokens"), shipped.pop("token_ids")
     text = common.new_text_model(len(tokens) - 2).to(device).train()
     state = {name.removeprefix("transformer."): value for name, value in shipped.items()}
@@ -258,7 +264,7 @@ def train(options):
         if step % 100 == 0:
             data.update()
         rng = np.random.default_rng((options.seed, step))
-        chosen = torch.from_numpy(rng.integers(0, len(data.tensors[0]), options.batch))
+        chosen = torch.from_numpy(rng.choice(len(data.chances), options.batch, p=data.chances))
         value = objective(*inputs(data.tensors, chosen, rng))
         return value, {"loss": value.detach()}
 
@@ -288,7 +294,7 @@ def export(options):
 
     from demo import scenes
     from demo.flow import WEIGHTS
-    from demo.model import BOS
+    from demo.model import BOS, read_weights
 
     module, text, trainer = new_flow(options)
     trainer.use_ema()
@@ -300,9 +306,10 @@ def export(options):
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in tensors.items()}
     tensors["text.token_ids"] = torch.tensor([-1, BOS] + [i for _, i in vocabulary()])
     target = options.weights or WEIGHTS
+    earlier = f"; begun with: {read_weights(options.begin_with, ())[1]['recipe']}" if options.begin_with else ""
     there = [first for first in range(0, options.scenes, PART) if part_file(options, options.seed + first).exists()]
     metadata = {
-        "recipe": f"{len(there) * PART} scenes; flow {trainer.step} steps of {options.batch}",
+        "recipe": f"{len(there) * PART} scenes; flow {trainer.step} steps of {options.batch}{earlier}",
         "seed": str(options.seed),
         "grammar": scenes.GRAMMAR_VERSION,
     }

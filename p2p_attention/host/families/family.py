@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ...attention import Way
 from ...invert import Variance
 from ...prompt import Prompt, PromptPair
 from ...strength import Strengths
@@ -39,12 +40,14 @@ class Family(Protocol):
             and the family keeps attention off the padding.
         overwrites: whether the models write in place over what a gradient through them needs.
         strengths: which windows P2P Edit takes for a strength.
+        ways: the ways of injection that an edit may name.
     """
 
     supported: str
     pads_texts: bool
     overwrites: bool
     strengths: Strengths
+    ways: tuple[Way, ...]
 
     def reads(self, clip: Any) -> bool:
         """Whether the text encoder is one of this family's."""

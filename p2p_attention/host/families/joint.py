@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ...attention import WAYS
 from ...joint_attention import TokenLayout
 from ...prompt import Prompt
 from ...text_places import TextPlaces, arrange
@@ -174,6 +175,7 @@ class Joint(Transformer):
     supported = "Flux, Chroma, SD3, Qwen-Image, Lumina 2, Z-Image, HiDream, AuraFlow and Krea 2"
     architectures = ARCHITECTURES
     telling = "joint"
+    ways = WAYS
 
     def kind(self, model: Any) -> str:
         kind = super().kind(model)

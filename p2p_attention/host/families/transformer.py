@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
+from ...attention import Way
 from ...invert import Variance, variance_of_diffusion
 from ...joint_attention import ALL, Injection, TokenLayout, attend, column_probs
 from ...prompt import Prompt, PromptPair
@@ -114,6 +115,7 @@ class Transformer:
     pads_texts = True
     overwrites = True
     strengths: Strengths = STRENGTHS
+    ways: tuple[Way, ...] = ("auto", "maps")
 
     # ------------------------------------------------------------------------------------------------------ texts
 

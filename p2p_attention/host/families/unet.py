@@ -19,6 +19,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ...attention import (
+    Way,
     coarse_enough,
     merge_cross_attention,
     rewrite_cross_attention,
@@ -50,6 +51,7 @@ class UNet:
     pads_texts = False
     overwrites = False
     strengths: Strengths = STRENGTHS
+    ways: tuple[Way, ...] = ("auto", "maps")
 
     # ------------------------------------------------------------------------------------------------------ texts
 
