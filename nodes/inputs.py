@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..p2p_attention.maps import BRANCHES, RESOLUTIONS
 
 CATEGORY = "Prompt-to-Prompt"
+STEPS_OF_NEW = 20  # as of a new KSampler, whose scheduler is the first of its list
 Pair = io.Custom("P2P_PAIR")
 
 

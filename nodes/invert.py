@@ -9,7 +9,7 @@ from ..p2p_attention.host.attach import attach
 from ..p2p_attention.host.way_back import SCHEDULERS, ddim_invert, null_text
 from ..p2p_attention.invert import DENOISE, ITERATIONS, SOURCE_ROWS, STEPS
 from ..p2p_attention.null_text import CFG, INNER_STEPS
-from .inputs import CATEGORY, fraction, model_and_pair, model_output, where_known
+from .inputs import CATEGORY, STEPS_OF_NEW, fraction, model_and_pair, model_output, where_known
 
 
 class DDIMInvert(io.ComfyNode):
@@ -34,7 +34,7 @@ class DDIMInvert(io.ComfyNode):
                 io.Latent.Input("latent_image", tooltip="Your picture, from VAE Encode."),
                 io.Int.Input(
                     "steps",
-                    default=50,
+                    default=STEPS_OF_NEW,
                     min=STEPS[0],
                     max=STEPS[1],
                     tooltip="Steps of the sampler that follows; set both alike.",
@@ -42,7 +42,7 @@ class DDIMInvert(io.ComfyNode):
                 io.Combo.Input(
                     "scheduler",
                     options=list(SCHEDULERS),
-                    default="normal",
+                    default=SCHEDULERS[0],
                     tooltip="Scheduler of the sampler that follows; set both alike.",
                 ),
                 io.Float.Input(

@@ -9,7 +9,7 @@ from ..p2p_attention.host.way_back import SCHEDULERS
 from ..p2p_attention.invert import DENOISE, STEPS
 from .alignment_route import remember_clip
 from .blend import Masks
-from .inputs import CATEGORY, fraction, model_output, where_known
+from .inputs import CATEGORY, STEPS_OF_NEW, fraction, model_output, where_known
 from .prompt_pair import alignment_input, pair_outputs, prompt_inputs
 
 
@@ -76,7 +76,7 @@ class OneEdit(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "steps",
-                    default=25,
+                    default=STEPS_OF_NEW,
                     min=STEPS[0],
                     max=STEPS[1],
                     optional=True,
@@ -85,7 +85,7 @@ class OneEdit(io.ComfyNode):
                 io.Combo.Input(
                     "scheduler",
                     options=list(SCHEDULERS),
-                    default="normal",
+                    default=SCHEDULERS[0],
                     optional=True,
                     tooltip="Only for a photograph: scheduler of the sampler; set both alike.",
                 ),
@@ -127,8 +127,8 @@ class OneEdit(io.ComfyNode):
         words="",
         negative="",
         latent_image=None,
-        steps=25,
-        scheduler="normal",
+        steps=STEPS_OF_NEW,
+        scheduler=SCHEDULERS[0],
         denoise=1.0,
         alignment="",
     ) -> io.NodeOutput:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, add_wrapper_with_key
@@ -14,11 +15,12 @@ from ..call_rows import RowsOfCalls
 from ..conditionings import PAIR_KEY, source_alone
 from ..edit import Edit
 from ..guidance import Proximal
-from ..invert import Inversion
+from ..invert import Inversion, InversionRun
 from ..maps import MapRun
 from ..noise import SharedNoise
 from ..noise_check import OWN_NOISE, NoiseCheck
 from ..preview import SideBySidePreview
+from ..prompt import PromptPair
 from ..record import Recorder
 from ..run import EditRun
 from ..second_pass import Continuation, count_pictures, noise_for_rows
@@ -53,8 +55,6 @@ from .refusals import (
 from .results import origin, remember_result
 from .rows import mask_for_rows, repeat_for_rows
 
-Kind = TypeVar("Kind")
-
 
 def sampling_run(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Around the host's sampling run, as its OUTER_SAMPLE wrapper, and inside of all others there.
@@ -67,6 +67,48 @@ def sampling_run(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> torch.
     if not inside:
         return ours(*args, **kwargs)
     return WrapperExecutor.new_class_executor(ours, guider, inside).execute(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _Works:
+    """What the model carries, by kind."""
+
+    edits: list[Edit]
+    blends: list[Blend]
+    recorders: list[Recorder]
+    guidances: list[Proximal]
+    second_passes: list[Continuation]
+    inversions: list[Inversion]
+
+    @classmethod
+    def of(cls, works: Sequence[Any]) -> _Works:
+        kinds = Edit, Blend, Recorder, Proximal, Continuation, Inversion
+        return cls(*([work for work in works if isinstance(work, kind)] for kind in kinds))  # type: ignore[arg-type]
+
+    @property
+    def recorded(self) -> list[Blend | Recorder]:
+        return [*self.blends, *self.recorders]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What a run's latents are: of each picture so many rows, side by side from the start in a second pass."""
+
+    pictures: int
+    rows: int
+    size: tuple[int, int]
+    second_pass: bool
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What lives as long as the run."""
+
+    run: EditRun
+    rows_of_calls: RowsOfCalls
+    maps: dict[Blend | Recorder, list[MapRun]]
+    taps: MapTaps
+    blends: list[BlendRun]
 
 
 def _run(
@@ -88,106 +130,133 @@ def _run(
         guider: the host's, whose run it is.
         sample: its run, called as it was called.
     """
-    patcher = guider.model_patcher
-    family = family_of(patcher)
-    works = guider.model_options[KEY]
-    blends, recorders, guidances = _of(Blend, works), _of(Recorder, works), _of(Proximal, works)
-    second_passes, inversions = _of(Continuation, works), _of(Inversion, works)
-    recorded: list[Blend | Recorder] = [*blends, *recorders]
-    forget_zeroed_pairs(guider.conds)
-    if any(PAIR_KEY in cond for entries in guider.conds.values() for cond in entries):  # else it is no run of theirs
-        for work in recorded:
-            work.record.clear()
-    pairs = pairs_of_conditionings(guider.conds, works)
+    rest = disable_pbar, seed
+    works = _Works.of(guider.model_options[KEY])
+    pairs = _pairs(guider, works)
     if not pairs:
         say_that_nothing_is_edited(guider.conds)
-        if not inversions or alike_on_both_sides(guider.conds):
-            return sample(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
+        if not works.inversions or alike_on_both_sides(guider.conds):
+            return sample(noise, latent_image, sampler, sigmas, denoise_mask, callback, *rest, **kwargs)
     rows = next(iter(pairs.values())).rows if pairs else 1
-    latents_are = "none" if second_passes or rows == 1 else origin(pairs.values(), len(noise), latent_image)
+    latents_are = "none" if works.second_passes or rows == 1 else origin(pairs.values(), len(noise), latent_image)
     if _goes_up(sigmas):
         say_that_the_way_up_is_not_edited()
-        if latents_are != "result" and not second_passes:
-            for cond in (cond for entries in guider.conds.values() for cond in entries if PAIR_KEY in cond):
-                source_alone(cond)
-        return sample(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
-    second_pass = bool(second_passes) or (latents_are == "result" and not inversions)
-    if rows > 1 and not second_passes:
+        if latents_are != "result" and not works.second_passes:
+            _leave_the_sources_alone(guider.conds)
+        return sample(noise, latent_image, sampler, sigmas, denoise_mask, callback, *rest, **kwargs)
+    second_pass = bool(works.second_passes) or (latents_are == "result" and not works.inversions)
+    if rows > 1 and not works.second_passes:
         require_all_of_a_result(latents_are, len(latent_image), rows)
         say_what_becomes_of_latents(latents_are, latent_image, rows, second_pass)
-    refuse_context_windows(guider.model_options)
-    require_plain_guidance(guider, guidances)
-    require_optimised_for(guider, sigmas.tolist())
-    require_one_beginning(second_passes, inversions)
-    inversion = inversion_run(next(iter(inversions), None), guider, sampler, sigmas, latent_image.shape, pairs)
-    edits = _of(Edit, works)
-    say_what_is_not_edited(edits, guider.conds)
-    say_what_a_control_net_sees(guider.conds)
-    say_by_which_prompt_it_was_inverted(inversions, guider.conds, pairs)
-    if not inversions:
-        say_where_it_begins(latent_image, float(sigmas[0]), patcher.get_model_object("model_sampling"))
+    _require_what_it_needs(guider, works, sigmas)
+    beginning = next(iter(works.inversions), None)
+    inversion = inversion_run(beginning, guider, sampler, sigmas, latent_image.shape, pairs)
+    _say_what_is_unusual(guider, works, pairs, latent_image, sigmas)
 
     pictures = count_pictures(len(latent_image), rows) if second_pass else len(latent_image)
+    batch = _Batch(pictures, rows, (noise.shape[-2], noise.shape[-1]), second_pass)
     noise = noise_for_rows(noise, pictures, rows)
-    repeat_for_rows(guider.conds, pictures, rows)
-    height, width = noise.shape[-2:]
-    size = (height, width)
-    run = EditRun(edits, pairs, sigmas.tolist())
-    maps = {work: [MapRun(each, run.steps) for each in work.requests] for work in recorded}
-    taps = MapTaps(run, maps.values(), family, patcher, size)
-    blend_runs = [BlendRun(work, maps[work], pictures, size, run.steps) for work in blends]
-    rows_of_calls = RowsOfCalls(pairs, pictures, rows)
-    if rows > 1:  # before the others, so that its check sees what the sampler sees
-        check = NoiseCheck(rows) if denoise_mask is None else None  # a mask puts other noise into a part of the picture
-        _share_noise(SharedNoise(pictures, rows), check, guider.model_options)
-    take_part(run, rows_of_calls, taps, blend_runs, guidances, inversion, guider.model_options)
-    family.install(patcher, guider.model_options, AttentionCalls(run, taps))
-
-    _look_at_the_loaded_model(family, patcher, guider.model_options)
+    parts = _install(guider, works, pairs, batch, sigmas, inversion, masked=denoise_mask is not None)
     if denoise_mask is not None:
         denoise_mask = mask_for_rows(denoise_mask, latent_image.shape, pictures, rows, second_pass)
     began = latent_image if latents_are == "none" and not second_pass else None
-    if inversion is not None:
-        latent_image = inversions[0].image.to(latent_image)
-        noise = noise_to_start(inversion.start, latent_image, sigmas, sampler, patcher)
+    if inversion is not None and beginning is not None:
+        latent_image = beginning.image.to(latent_image)
+        noise = noise_to_start(inversion.start, latent_image, sigmas, sampler, guider.model_patcher)
         noise = noise_for_rows(noise, pictures, rows)
     if not second_pass:
         latent_image = latent_image.repeat_interleave(rows, dim=0)
     if "latent_shapes" in kwargs:
         kwargs["latent_shapes"] = [(len(noise), *shape[1:]) for shape in kwargs["latent_shapes"]]
     preview = None if callback is None else SideBySidePreview(callback, rows)
-    samples = sample(
-        noise,
-        latent_image,
-        sampler,
-        sigmas,
-        denoise_mask,
-        _counting(run, preview),
-        disable_pbar,
-        seed,
-        **kwargs,
-    )
+    counting = _counting(parts.run, preview)
+    samples = sample(noise, latent_image, sampler, sigmas, denoise_mask, counting, *rest, **kwargs)
     if preview is not None:
         preview.finish()
-    say_which_pairs_took_no_part(pairs, rows_of_calls.met)
+    say_which_pairs_took_no_part(pairs, parts.rows_of_calls.met)
     if inversion is not None and inversion.pins:
-        samples = inversion.result(samples, patcher.model.process_latent_out)
-    for blend in blend_runs:
-        if blend.mask is None:  # the sampler did not call the model in the last step (dpm_fast, dpm_adaptive)
-            blend.update(taps.areas, samples.device)
-        samples = blend.outside_from_source(samples)
-    for blend in blend_runs:
-        blend.finish(samples)
-    for work in recorders:
-        work.finish(maps[work][0], taps.areas, size, samples)
+        samples = inversion.result(samples, guider.model_patcher.model.process_latent_out)
+    samples = _finish(parts, works, batch, samples)
     if rows > 1:
         for pair in set(pairs.values()):
             remember_result(pair, samples, began)
     return samples
 
 
-def _of(kind: type[Kind], works: Sequence[Any]) -> list[Kind]:
-    return [work for work in works if isinstance(work, kind)]
+def _pairs(guider: Any, works: _Works) -> dict[Any, PromptPair]:
+    """Conditioning id -> its pair. Records are emptied, unless the run is another node's own."""
+    forget_zeroed_pairs(guider.conds)
+    if any(PAIR_KEY in cond for entries in guider.conds.values() for cond in entries):
+        for work in works.recorded:
+            work.record.clear()
+    return pairs_of_conditionings(guider.conds, guider.model_options[KEY])
+
+
+def _leave_the_sources_alone(conds: dict[str, list[dict]]) -> None:
+    for cond in (cond for entries in conds.values() for cond in entries if PAIR_KEY in cond):
+        source_alone(cond)
+
+
+def _require_what_it_needs(guider: Any, works: _Works, sigmas: torch.Tensor) -> None:
+    refuse_context_windows(guider.model_options)
+    require_plain_guidance(guider, works.guidances)
+    require_optimised_for(guider, sigmas.tolist())
+    require_one_beginning(works.second_passes, works.inversions)
+
+
+def _say_what_is_unusual(
+    guider: Any, works: _Works, pairs: dict[Any, PromptPair], latent_image: torch.Tensor, sigmas: torch.Tensor
+) -> None:
+    say_what_is_not_edited(works.edits, guider.conds)
+    say_what_a_control_net_sees(guider.conds)
+    say_by_which_prompt_it_was_inverted(works.inversions, guider.conds, pairs)
+    if not works.inversions:
+        model_sampling = guider.model_patcher.get_model_object("model_sampling")
+        say_where_it_begins(latent_image, float(sigmas[0]), model_sampling)
+
+
+def _install(
+    guider: Any,
+    works: _Works,
+    pairs: dict[Any, PromptPair],
+    batch: _Batch,
+    sigmas: torch.Tensor,
+    inversion: InversionRun | None,
+    masked: bool,
+) -> _Parts:
+    """Everything that takes part in the model's calls, hooked into the run's own options.
+
+    Args:
+        masked: whether the sampler keeps a part of the picture, into which it puts noise of its own.
+    """
+    patcher, options = guider.model_patcher, guider.model_options
+    family = family_of(patcher)
+    repeat_for_rows(guider.conds, batch.pictures, batch.rows)
+    run = EditRun(works.edits, pairs, sigmas.tolist())
+    maps = {work: [MapRun(each, run.steps) for each in work.requests] for work in works.recorded}
+    taps = MapTaps(run, maps.values(), family, patcher, batch.size)
+    blends = [BlendRun(work, maps[work], batch.pictures, batch.size, run.steps) for work in works.blends]
+    rows_of_calls = RowsOfCalls(pairs, batch.pictures, batch.rows)
+    if batch.rows > 1:  # before the others, so that its check sees what the sampler sees
+        check = None if masked else NoiseCheck(batch.rows)
+        _share_noise(SharedNoise(batch.pictures, batch.rows), check, options)
+    take_part(run, rows_of_calls, taps, blends, works.guidances, inversion, options)
+    family.install(patcher, options, AttentionCalls(run, taps))
+    _look_at_the_loaded_model(family, patcher, options)
+    return _Parts(run, rows_of_calls, maps, taps, blends)
+
+
+def _finish(parts: _Parts, works: _Works, batch: _Batch, samples: torch.Tensor) -> torch.Tensor:
+    """The blends' last word, and what was recorded."""
+    for blend in parts.blends:
+        if blend.mask is None:  # the sampler did not call the model in the last step (dpm_fast, dpm_adaptive)
+            blend.update(parts.taps.areas, samples.device)
+        samples = blend.outside_from_source(samples)
+    for blend in parts.blends:
+        blend.finish(samples)
+    for recorder in works.recorders:
+        recorder.finish(parts.maps[recorder][0], parts.taps.areas, batch.size, samples)
+    return samples
 
 
 def _goes_up(sigmas: torch.Tensor) -> bool:
