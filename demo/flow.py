@@ -9,6 +9,7 @@ autoencoder    the first model's
 """
 
 import logging
+import re
 from pathlib import Path
 
 import comfy.model_base
@@ -65,6 +66,19 @@ def new_denoiser(device=None):
     return Flow(config, model_type=comfy.model_base.ModelType.FLOW, device=device)
 
 
+def as_the_host_names_them(state, module):
+    """The factors of the norms of queries and keys are called ``scale`` in the file, as in hosts up to 0.3; newer ones
+    call them ``weight``."""
+    there = module.state_dict()
+    new_name = {name.removesuffix(".weight") + ".scale": name for name in there if name.endswith("_norm.weight")}
+    return {new_name.get(name, name): value for name, value in state.items()}
+
+
+def as_the_file_names_them(state):
+    """The other way round."""
+    return {re.sub(r"(query|key)_norm\.weight$", r"\1_norm.scale", name): value for name, value in state.items()}
+
+
 class FlowDemoTokenizer(comfy.sd1_clip.SD1Tokenizer):
     """SD 1.x's. By this name the pack tells the text encoder from that of SD 1.x."""
 
@@ -96,7 +110,7 @@ def load_flow_model(path=None):
     tensors, metadata = read_weights(Path(path) if path else WEIGHTS, ("flow", "text"))
     shared, _ = read_weights(first.WEIGHTS, ("autoencoder", "latent"))
     denoiser = new_denoiser(comfy.model_management.unet_offload_device())
-    fill(denoiser.diffusion_model, tensors["flow"])
+    fill(denoiser.diffusion_model, as_the_host_names_them(tensors["flow"], denoiser.diffusion_model))
     model = patcher(denoiser, shared["latent"], load_flow_model, path)
     clip = load_clip(FlowDemoTokenizer, TextModel, tensors["text"])
     vae = load_vae(shared["autoencoder"])

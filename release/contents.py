@@ -59,7 +59,7 @@ def imported(module):
 def read_at_run_time():
     """What the nodes and the page read."""
     there = [*ROOT.glob("workflows/*"), *ROOT.glob("subgraphs/*"), *ROOT.glob("locales/*/*.json")]
-    there += [path for path in ROOT.glob("web/**/*") if path.suffix in (".js", ".css", ".md")]
+    there += [path for path in ROOT.glob("web/**/*") if path.suffix in (".js", ".json", ".css", ".md")]
     there += [*ROOT.glob("demo/weights/*.safetensors"), ROOT / "demo/still_life.png"]
     there += [ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE")]
     return {path.relative_to(ROOT).as_posix() for path in there if path.is_file()}

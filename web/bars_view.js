@@ -1,6 +1,7 @@
 /** Windows as bars over the steps, from the first (left) to the last (right); their ends can be moved. */
 
 import { make, redraw } from './elements.js'
+import { t } from './texts.js'
 import { moveEnd, number } from './windows.js'
 
 const STEP = 0.01
@@ -62,10 +63,7 @@ export function barsView(host, bars, change) {
 
   function draw(bar) {
     const fill = `left:${100 * bar.start}%;width:${100 * (bar.end - bar.start)}%`
-    const remove = bar.remove
-      ? make('button', { type: 'button', class: 'p2p-remove', 'data-key': `${bar.key} remove`, title: `Remove the window of ${bar.label}`,
-          'aria-label': `Remove the window of ${bar.label}`, onclick: () => host.transact(bar.remove) }, '×')
-      : make('span', { class: 'p2p-remove' })
+    const range = bar.start < bar.end ? `${number(bar.start)}–${number(bar.end)}` : t('never')
     return make(
       'div',
       { class: 'p2p-bar' },
@@ -76,12 +74,22 @@ export function barsView(host, bars, change) {
         make('div', { class: 'p2p-fill', style: fill }),
         bar.ends.map((side) => handle(bar, side))
       ),
-      make('span', { class: 'p2p-range' }, bar.start < bar.end ? `${number(bar.start)}–${number(bar.end)}` : 'never'),
-      remove
+      make('span', { class: 'p2p-range' }, range),
+      bar.remove ? removal(bar) : make('span', { class: 'p2p-remove' })
     )
   }
 
+  function removal({ key, label, remove }) {
+    const title = t('Remove the window of {word}', { word: label })
+    const properties = { type: 'button', class: 'p2p-remove', 'data-key': `${key} remove`, title, 'aria-label': title }
+    return make('button', { ...properties, onclick: () => host.transact(remove) }, '×')
+  }
+
   function handle(bar, side) {
+    const name =
+      side === 'start'
+        ? t('{label}: start, as a fraction of the steps', bar)
+        : t('{label}: end, as a fraction of the steps', bar)
     return make('span', {
       class: `p2p-end p2p-end-${side}`,
       style: `left:${100 * bar[side]}%`,
@@ -90,7 +98,7 @@ export function barsView(host, bars, change) {
       'data-key': `${bar.key} ${side}`,
       'data-track': bar.key,
       'data-side': side,
-      'aria-label': `${bar.label}: ${side}, as a fraction of the steps`,
+      'aria-label': name,
       'aria-valuemin': side === 'start' ? '0' : number(bar.start),
       'aria-valuemax': side === 'start' ? number(bar.end) : '1',
       'aria-valuenow': number(bar[side])

@@ -1,7 +1,14 @@
 /** What the server says of a prompt pair (POST /p2p/alignment), as what the page draws. No DOM here. */
 
+import { t } from './texts.js'
+
 export const KINDS = ['shared', 'swapped', 'new', 'removed']
 const MOST_COLUMNS = 300
+
+/** What a kind is called. */
+export function kindName(kind) {
+  return { shared: t('shared'), swapped: t('swapped'), new: t('new'), removed: t('removed') }[kind]
+}
 
 /**
  * The columns of an edit: in each, words of the source over the words of the target that stand for them.
@@ -38,15 +45,21 @@ export function counts(answer, edit) {
   return KINDS.filter((kind) => count[kind]).map((kind) => ({ kind, count: count[kind] }))
 }
 
+/** "5 shared" */
+export function countOf({ kind, count }) {
+  return t('{count} {kind}', { count, kind: kindName(kind) })
+}
+
 /** "5 shared, 1 swapped" */
 export function summary(counted) {
-  return counted.map(({ kind, count }) => `${count} ${kind}`).join(', ')
+  return counted.map(countOf).join(', ')
 }
 
 /** "7 of 75 tokens", and the chunks if there are several. */
 export function tokenCount(prompt) {
-  const chunks = prompt.chunks > 1 ? ` in ${prompt.chunks} chunks` : ''
-  return `${prompt.tokens} of ${prompt.room} tokens${chunks}`
+  return prompt.chunks > 1
+    ? t('{tokens} of {room} tokens in {chunks} chunks', prompt)
+    : t('{tokens} of {room} tokens', prompt)
 }
 
 /**

@@ -2,13 +2,7 @@
 
 import { make, redraw, toggleButton } from './elements.js'
 import { note } from './pair_view.js'
-
-const WAYS = {
-  line: 'Source left of the line, edit right of it: move it.',
-  flip: 'The edit; the source while you press on it.',
-  difference: 'Black where they are the same.',
-  all: 'All seeds and edits: click on one to compare it.'
-}
+import { t } from './texts.js'
 
 /**
  * @param host see p2p.js; the node puts out `p2p_compare`: the rows of a seed, the pictures of all seeds, and for each how far
@@ -22,7 +16,8 @@ export function compareView(host) {
     element,
     state: () => ({ compared: host.output()?.p2p_compare?.[0] ?? null, seed, edit, way }),
     show({ compared }) {
-      if (!compared) return redraw(element, note({ hint: 'After a run: the source and the edit, with a line to move.' }))
+      const nothingYet = t('After a run: the source and the edit, with a line to move.')
+      if (!compared) return redraw(element, note({ hint: nothingYet }))
       const { rows, pictures, lines } = compared
       const seeds = pictures.length / rows.length
       seed = Math.min(seed, seeds - 1)
@@ -31,14 +26,15 @@ export function compareView(host) {
       const url = (row, of = seed) => host.picture(pictures[place(row, of)])
       const several = pictures.length > 2
       if (way === 'all' && !several) way = 'line'
+      const seedNames = Array.from({ length: seeds }, (_, i) => [t('seed {number}', { number: i + 1 }), i])
       redraw(
         element,
-        choice('way', Object.keys(WAYS).filter((name) => several || name !== 'all').map((name) => [name, name]), way, (name) => (way = name)),
+        choice('way', t('way'), ways().filter(([, value]) => several || value !== 'all'), way, (name) => (way = name)),
         way === 'all'
           ? table(rows, seeds, url)
           : [
-              choice('edit', rows.map(({ name }, row) => [name, row]).slice(1), edit, (row) => (edit = row)),
-              choice('seed', Array.from({ length: seeds }, (_, i) => [`seed ${i + 1}`, i]), seed, (i) => (seed = i)),
+              choice('edit', t('edit'), rows.map((row, i) => [nameOf(row), i]).slice(1), edit, (i) => (edit = i)),
+              choice('seed', t('seed'), seedNames, seed, (i) => (seed = i)),
               stage(url(0), url(edit), named(rows[edit]), at ?? Math.round(100 * (lines?.[place(edit)] ?? 0.5))),
               said(rows[0], url(0)),
               said(rows[edit], url(edit))
@@ -47,15 +43,16 @@ export function compareView(host) {
     }
   }
 
-  function choice(label, entries, chosen, choose) {
+  /** `entries` are [name, value, what it shows]. */
+  function choice(key, label, entries, chosen, choose) {
     if (entries.length < 2) return null
-    const buttons = entries.map(([name, value]) =>
+    const buttons = entries.map(([name, value, title]) =>
       toggleButton(
         {
           on: value === chosen,
           class: 'p2p-chip p2p-pick p2p-shared',
-          'data-key': `${label} ${value}`,
-          title: label === 'way' ? WAYS[value] : null,
+          'data-key': `${key} ${value}`,
+          title,
           onclick: () => {
             choose(value)
             host.look()
@@ -68,9 +65,11 @@ export function compareView(host) {
   }
 
   /** A prompt, and the picture at its own size. */
-  function said({ name, prompt }, url) {
-    const open = make('a', { href: url, target: '_blank', rel: 'noopener', title: `${name} at full size` }, '↗')
-    return make('p', { class: 'p2p-note' }, make('b', {}, name), open, ' ', prompt)
+  function said(row, url) {
+    const name = nameOf(row)
+    const title = t('{name} at full size', { name })
+    const open = make('a', { href: url, target: '_blank', rel: 'noopener', title }, '↗')
+    return make('p', { class: 'p2p-note' }, make('b', {}, name), open, ' ', row.prompt)
   }
 
   /** Seeds down, source and edits across. */
@@ -84,13 +83,13 @@ export function compareView(host) {
             type: 'button',
             class: 'p2p-cell-picture',
             'data-key': `picture ${of} ${i}`,
-            title: `seed ${of + 1}, ${named(row)}`,
+            title: t('seed {number}, {name}', { number: of + 1, name: named(row) }),
             onclick: () => {
               ;[seed, edit, way] = [of, Math.max(i, 1), 'line']
               host.look()
             }
           },
-          picture(url(i, of), `seed ${of + 1}, ${row.name}`)
+          picture(url(i, of), t('seed {number}, {name}', { number: of + 1, name: nameOf(row) }))
         )
       )
     )
@@ -105,16 +104,20 @@ export function compareView(host) {
     const stage = make(
       'div',
       { class: `p2p-stage p2p-by-${way}`, style: `--p2p-at:${line}%` },
-      picture(source, 'source'),
+      picture(source, t('source')),
       picture(edited, name, { class: 'p2p-over' })
     )
     if (way === 'difference') {
-      stage.append(make('span', { class: 'p2p-tag' }, `difference × 3: ${name}`))
+      stage.append(make('span', { class: 'p2p-tag' }, t('difference × 3: {name}', { name })))
     } else if (way === 'flip') {
       stage.append(...flipper(stage, name))
     } else {
-      const tags = [make('span', { class: 'p2p-tag' }, 'source'), make('span', { class: 'p2p-tag p2p-tag-right' }, name)]
-      stage.append(make('span', { class: 'p2p-line-at' }), ...tags, slider(stage, name, line))
+      stage.append(
+        make('span', { class: 'p2p-line-at' }),
+        make('span', { class: 'p2p-tag' }, t('source')),
+        make('span', { class: 'p2p-tag p2p-tag-right' }, name),
+        slider(stage, name, line)
+      )
     }
     return stage
   }
@@ -127,7 +130,7 @@ export function compareView(host) {
       step: 1,
       value: line,
       'data-key': 'line',
-      'aria-label': `The source is left of the line, ${name} right of it`,
+      'aria-label': t('The source is left of the line, {name} right of it', { name }),
       oninput: () => {
         at = Number(slider.value)
         stage.style.setProperty('--p2p-at', `${at}%`)
@@ -140,14 +143,14 @@ export function compareView(host) {
     const tag = make('span', { class: 'p2p-tag' }, name)
     const turn = (pressed) => {
       stage.classList.toggle('p2p-pressed', pressed)
-      tag.textContent = pressed ? 'source' : name
+      tag.textContent = pressed ? t('source') : name
     }
     const keys = [' ', 'Enter']
     const button = make('button', {
       type: 'button',
       class: 'p2p-flipper',
       'data-key': 'flip',
-      'aria-label': `${name}; the source while it is pressed`,
+      'aria-label': t('{name}; the source while it is pressed', { name }),
       onpointerdown: () => turn(true),
       onpointerup: () => turn(false),
       onpointerleave: () => turn(false),
@@ -158,7 +161,25 @@ export function compareView(host) {
   }
 }
 
+/** The ways to compare: [name, value, what it shows]. */
+function ways() {
+  return [
+    [t('line'), 'line', t('Source left of the line, edit right of it: move it.')],
+    [t('flip'), 'flip', t('The edit; the source while you press on it.')],
+    [t('difference'), 'difference', t('Black where they are the same.')],
+    [t('all'), 'all', t('All seeds and edits: click on one to compare it.')]
+  ]
+}
+
+/** What the server calls `source`, `edit`, `edit 2` or `picture 3`. */
+function nameOf({ name }) {
+  const [what, number] = name.split(' ')
+  if (what === 'source') return t('source')
+  if (what === 'picture') return t('picture {number}', { number })
+  return number ? t('edit {number}', { number }) : t('edit')
+}
+
 /** `edit 1: cat → dog` */
-export function named({ name, changed }) {
-  return changed ? `${name}: ${changed}` : name
+function named(row) {
+  return row.changed ? `${nameOf(row)}: ${row.changed}` : nameOf(row)
 }

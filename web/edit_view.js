@@ -1,12 +1,13 @@
 /** P2P Edit: strengths by name, and which single nodes do the same as the last run. */
 
 import { make, redraw, toggleButton } from './elements.js'
+import { t } from './texts.js'
 
 const OF_A_PHOTOGRAPH = ['steps', 'scheduler', 'denoise']
 const PRESETS = [
-  ['subtle', 0.25],
-  ['balanced', 0.5],
-  ['free', 0.75]
+  [() => t('subtle'), 0.25],
+  [() => t('balanced'), 0.5],
+  [() => t('free'), 0.75]
 ]
 
 /** @param host see p2p.js; the node puts out `p2p_did`: of each single node its name and its inputs. */
@@ -32,21 +33,22 @@ export function editView(host) {
         {
           on: Math.abs(strength - value) < 0.005,
           class: 'p2p-chip p2p-pick p2p-shared',
-          'data-key': `strength ${name}`,
-          title: `strength ${value}`,
+          'data-key': `strength ${value}`,
+          title: t('strength {value}', { value }),
           onclick: () => host.set('strength', value)
         },
-        name
+        name()
       )
     )
-    return make('div', { class: 'p2p-flow', role: 'group', 'aria-label': 'strength' }, buttons)
+    return make('div', { class: 'p2p-flow', role: 'group', 'aria-label': t('strength') }, buttons)
   }
 
   function nodes(did) {
     const lines = did.map(({ node, inputs }) =>
       make('li', {}, make('b', {}, node), ' ', settings(inputs))
     )
-    return make('div', { class: 'p2p-did' }, make('p', { class: 'p2p-note' }, 'The last run was the same as:'), make('ul', {}, lines))
+    const said = make('p', { class: 'p2p-note' }, t('The last run was the same as:'))
+    return make('div', { class: 'p2p-did' }, said, make('ul', {}, lines))
   }
 }
 

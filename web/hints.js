@@ -4,7 +4,9 @@
  */
 
 import { firstChoices, hasChoices } from './choices.js'
+import { kindName } from './columns.js'
 import { meant, plain, splitNames } from './names.js'
+import { t } from './texts.js'
 import { readWindows } from './windows.js'
 
 const SHOWN_WORDS = 12 // of a long prompt; all are drawn above
@@ -70,7 +72,7 @@ export function hintsOf(kind, values, told, around) {
   if (!around.runs || !SAYS[kind]) return []
   const answer = (!told.pending && !told.hint && !told.error && told.answer) || null
   const edits = answer && editsOf(answer, around.pair)
-  const source = answer && { label: 'the source', words: answer.prompts[0].words }
+  const source = answer && { number: 0, words: answer.prompts[0].words }
   const it = { kind, values, around, edits, source, connected: answer?.tokenizer.connected }
   const [refused, inVain] = SAYS[kind].map((say) => say(it).filter(Boolean))
   return refused.length ? refused : inVain
@@ -82,22 +84,22 @@ export function splitEdits(text) {
 }
 
 /**
- * {label, words, text, kinds, differs} of each edited prompt; the last two are null where the alignment is not known.
- * All is null where not even that is known.
+ * {number, words, text, kinds, differs} of each edited prompt, number 1 on; the last two are null where the alignment is
+ * not known. All is null where not even that is known.
  */
 function editsOf(answer, pair) {
   const [source, ...edited] = answer.prompts
   if (!edited.length && WITH_FADERS.includes(pair?.kind)) {
     if (!pair.words?.trim()) return null
     const kinds = source.words.map(() => 'shared')
-    return [{ label: 'edit 1', words: source.words, text: pair.source, kinds, differs: false }]
+    return [{ number: 1, words: source.words, text: pair.source, kinds, differs: false }]
   }
   const texts = splitEdits(pair?.target ?? '')
   return edited.map(({ words }, i) => {
     const spans = answer.refused ? null : answer.edits[i]
     const kinds = spans && words.map((_, word) => spans.find(({ target }) => target.includes(word))?.kind)
     const differs = spans && spans.some((span) => span.kind !== 'shared')
-    return { label: `edit ${i + 1}`, words, text: texts[i], kinds, differs }
+    return { number: i + 1, words, text: texts[i], kinds, differs }
   })
 }
 
@@ -113,15 +115,18 @@ function emptyEdit({ around: { pair } }) {
   const text = pair.target ?? ''
   const drawn = pair.kind !== FROM_CONDITIONING // comments are taken out, and what a choice leaves is not known
   const empty = drawn && hasChoices(text) ? -1 : splitEdits(drawn ? firstChoices(text) : text).indexOf('')
-  return empty >= 0 && `No word in edit ${empty + 1}. Edits are separated by a line ‘---’, one prompt each.`
+  const number = empty + 1
+  return number > 0 && t('No word in edit {number}. Edits are separated by a line ‘---’, one prompt each.', { number })
 }
 
 function nothingToChange({ values: { words }, around: { pair } }) {
   const nothing = pair.source?.trim() && pair.target?.trim() === '' && words?.trim() === ''
   return (
     nothing &&
-    'Nothing to change: no target and no words to fade. Write the edited prompt, or lines ‘word: scale’ as in ' +
-      '‘snow: 0.5’.'
+    t(
+      'Nothing to change: no target and no words to fade. Write the edited prompt, or lines ‘word: scale’ as in ' +
+        '‘snow: 0.5’.'
+    )
   )
 }
 
@@ -132,18 +137,27 @@ function nothingToEdit({ kind, around: { pair } }, edits) {
   const isFaded = ({ words }) => faders.some((name) => mayBeIn(name, words, true))
   const same = edits.find((edit) => edit.text === pair.source && !isFaded(edit))
   if (!same) return null
-  const how = WITH_FADERS.includes(kind) ? ', as in ‘snow: 0.5’' : ' with P2P Reweight Token'
-  return (
-    `${capital(same.label)} has the same text as the source, so there is nothing to edit. Change its prompt in ` +
-    `${PAIR_NAMES[pair.kind]}, or fade one of its words${how}.`
-  )
+  const values = { number: same.number, node: PAIR_NAMES[pair.kind] }
+  return WITH_FADERS.includes(kind)
+    ? t(
+        'Edit {number} has the same text as the source, so there is nothing to edit. Change its prompt in {node}, or ' +
+          'fade one of its words, as in ‘snow: 0.5’.',
+        values
+      )
+    : t(
+        'Edit {number} has the same text as the source, so there is nothing to edit. Change its prompt in {node}, or ' +
+          'fade one of its words with P2P Reweight Token.',
+        values
+      )
 }
 
 function noEdit({ around }) {
   return (
     around.unused &&
-    'No edit: the pair’s conditioning goes to a sampler whose model no P2P node has touched, so of each latent only ' +
-      'one of the prompts is drawn. Put a P2P Attention node, with this pair, between the model and the sampler.'
+    t(
+      'No edit: the pair’s conditioning goes to a sampler whose model no P2P node has touched, so of each latent ' +
+        'only one of the prompts is drawn. Put a P2P Attention node, with this pair, between the model and the sampler.'
+    )
   )
 }
 
@@ -153,8 +167,11 @@ function invertedByAnother({ around: { pair, inverted } }) {
   const other = inverted.find((text) => ![text, pair.source].some(hasChoices) && isOther(text))
   return (
     other !== undefined &&
-    `Another source prompt than P2P DDIM Invert’s, which goes back by ${quoted(other)}: the source does not come ` +
-      `back by itself, and edits start from other words. Connect the conditioning of ${PAIR_NAMES[pair.kind]} to both.`
+    t(
+      'Another source prompt than P2P DDIM Invert’s, which goes back by {text}: the source does not come back by ' +
+        'itself, and edits start from other words. Connect the conditioning of {node} to both.',
+      { text: quoted(other), node: PAIR_NAMES[pair.kind] }
+    )
   )
 }
 
@@ -167,20 +184,32 @@ function letters(text) {
 
 function noSuchEdit({ values: { edit }, edits, around: { pair } }) {
   if (!edits) return null
-  const where = PAIR_NAMES[pair?.kind] ?? PAIR_NAMES.P2PPromptPair
-  if (!edits.length) return `No edited prompt: the pair is the source alone. Write one in the target of ${where}.`
-  const has = `${edits.length} edited prompt${edits.length > 1 ? 's' : ''}`
-  return (
-    edit > edits.length &&
-    `No edit ${edit}: the pair has ${has}. Add a prompt after a line ‘---’ in ${where}, or lower the number.`
-  )
+  const values = { number: edit, count: edits.length, node: PAIR_NAMES[pair?.kind] ?? PAIR_NAMES.P2PPromptPair }
+  if (!edits.length) {
+    return t('No edited prompt: the pair is the source alone. Write one in the target of {node}.', values)
+  }
+  if (!(edit > edits.length)) return null
+  return edits.length === 1
+    ? t(
+        'No edit {number}: the pair has 1 edited prompt. Add a prompt after a line ‘---’ in {node}, or lower the ' +
+          'number.',
+        values
+      )
+    : t(
+        'No edit {number}: the pair has {count} edited prompts. Add a prompt after a line ‘---’ in {node}, or lower ' +
+          'the number.',
+        values
+      )
 }
 
 function reversed({ values }, start, end) {
   const shown = (name) => `${name} ${Number(values[name].toFixed(4))}`
   return (
     values[start] > values[end] &&
-    `${shown(start)} is behind ${shown(end)}. Wanted 0 <= start <= end <= 1, fractions of the steps; 0 to 0 is never.`
+    t('{start} is behind {end}. Wanted 0 <= start <= end <= 1, fractions of the steps; 0 to 0 is never.', {
+      start: shown(start),
+      end: shown(end)
+    })
   )
 }
 
@@ -206,10 +235,23 @@ function withoutEffect({ connected }, word, edits, name, injected) {
   const known = sure && kinds.size > 0 && !kinds.has(undefined) && isPlain(word)
   if (!known || injected.some((kind) => kinds.has(kind))) return null
   const swapped = kinds.size === 1 && kinds.has('swapped')
-  return (
-    `No effect: the window for ${quoted(word)}, which is ${listed([...kinds].sort())}. ${name} takes over the ` +
-    `source’s map for ${listed(injected)} words. Remove that line${swapped ? ', or use P2P Attention Replace.' : '.'}`
-  )
+  const values = {
+    word: quoted(word),
+    kinds: listed([...kinds].sort().map(kindName)),
+    node: name,
+    injected: listed(injected.map(kindName))
+  }
+  return swapped
+    ? t(
+        'No effect: the window for {word}, which is {kinds}. {node} takes over the source’s map for {injected} ' +
+          'words. Remove that line, or use P2P Attention Replace.',
+        values
+      )
+    : t(
+        'No effect: the window for {word}, which is {kinds}. {node} takes over the source’s map for {injected} ' +
+          'words. Remove that line.',
+        values
+      )
 }
 
 // ---------------------------------------------------------------------------------------------------------- word boxes
@@ -220,7 +262,7 @@ function wrongReweight(it) {
   const none = it.around.pair && words !== undefined && !names.length
   return [
     reversed(it, 'start', 'end'),
-    none && 'No word to re-weight. Write words of the edited prompt.',
+    none && t('No word to re-weight. Write words of the edited prompt.'),
     noSuchEdit(it),
     unknown(names, chosen(it), true)
   ]
@@ -231,8 +273,8 @@ function wrongFaders({ values: { words }, edits }, scaled) {
   const without = scaled === false && names.find((name) => !FACTOR.test(name))
   const none = scaled && words !== undefined && !names.length
   return [
-    none && 'No word to fade by the axis scale. Write words of the edited prompt.',
-    without && `No factor for ${quoted(without)}. Write one after it, as in ‘snow: 0.5’.`,
+    none && t('No word to fade by the axis scale. Write words of the edited prompt.'),
+    without && t('No factor for {word}. Write one after it, as in ‘snow: 0.5’.', { word: quoted(without) }),
     unknown(names, edits, true)
   ]
 }
@@ -250,15 +292,18 @@ function wrongBlend(it) {
   if (mask && mode === 'replace') {
     const both =
       (names.length > 0 || without.length > 0) &&
-      'Words and a mask that replaces theirs. Clear words and exclude_words, or set mask_mode to intersect or union.'
+      t('Words and a mask that replaces theirs. Clear words and exclude_words, or set mask_mode to intersect or union.')
     return [both, noSuchEdit(it)]
   }
   if (mode === undefined || mask === null) return [noSuchEdit(it)]
   const noMask =
     !mask &&
     mode !== 'replace' &&
-    `No mask for mask_mode ${mode}. Connect one to mask, or set mask_mode to replace; without a mask the words’ ` +
-      'counts alone.'
+    t(
+      'No mask for mask_mode {mode}. Connect one to mask, or set mask_mode to replace; without a mask the words’ ' +
+        'counts alone.',
+      { mode }
+    )
   const edits = chosen(it)
   const prompts = edits && [it.source, ...edits]
   const missing = [unknown(names, prompts), unknown(without, prompts)]
@@ -268,17 +313,28 @@ function wrongBlend(it) {
 
 /** An edit that has none of the words, or, without words, no difference. */
 function nothingToBlend({ connected, source, around: { pair } }, names, edit) {
+  const { number } = edit
   if (!names.length) {
     const sure = connected || edit.text === pair?.source
     const same = sure && edit.differs === false
-    return same && `Nothing differs: ${edit.label} has the source’s own words. Name the words whose place may change.`
+    return (
+      same &&
+      t('Nothing differs: edit {number} has the source’s own words. Name the words whose place may change.', { number })
+    )
   }
   if ([source, edit].some(({ words }) => names.some((name) => mayBeIn(name, words)))) return null
-  const none = names.length > 1 ? `None of ${listed(names.map(quoted))} is` : `${quoted(names[0])} is not`
-  return (
-    `${none} in the source or in ${edit.label}. Its words: ${wordsOf([edit])}. Name one of them, or set edit to the ` +
-    'edit that has them.'
-  )
+  const values = { names: listed(names.map(quoted)), number, words: wordsOf([edit]) }
+  return names.length > 1
+    ? t(
+        'None of {names} is in the source or in edit {number}. Its words: {words}. Name one of them, or set edit to ' +
+          'the edit that has them.',
+        values
+      )
+    : t(
+        '{names} is not in the source or in edit {number}. Its words: {words}. Name one of them, or set edit to the ' +
+          'edit that has them.',
+        values
+      )
 }
 
 function split(text) {
@@ -286,7 +342,7 @@ function split(text) {
 }
 
 /**
- * Names that are in none of some prompts, {label, words}; nothing where these are not known.
+ * Names that are in none of some prompts, {number, words}; nothing where these are not known.
  * @param {boolean} factors whether a number behind a name is its factor.
  */
 function unknown(names, prompts, factors = false) {
@@ -294,12 +350,23 @@ function unknown(names, prompts, factors = false) {
   const absent = names.filter((name) => !prompts.some(({ words }) => mayBeIn(name, words, factors)))
   const strange = [...new Set(absent.map((name) => (factors ? name.replace(FACTOR, '') : name)))]
   if (!strange.length) return null
-  const [one, edited] = [prompts.length === 1, prompts.every(({ label }) => label.startsWith('edit'))]
-  const where = one ? `not in ${prompts[0].label}` : edited ? 'in no edited prompt' : 'in none of the prompts'
-  const often = strange.some((name) => /#\d+$/.test(name)) ? ', or not that often' : ''
-  const are = strange.length > 1 ? 'are' : 'is'
-  const whose = one ? 'Its' : 'Their'
-  return `${listed(strange.map(quoted))} ${are} ${where}${often}. ${whose} words: ${wordsOf(prompts)}.`
+  const counted = strange.some((name) => /#\d+$/.test(name))
+  const where = counted ? t('{where}, or not that often', { where: notIn(prompts) }) : notIn(prompts)
+  const values = { names: listed(strange.map(quoted)), where, words: wordsOf(prompts) }
+  if (prompts.length === 1) {
+    return strange.length === 1
+      ? t('{names} is {where}. Its words: {words}.', values)
+      : t('{names} are {where}. Its words: {words}.', values)
+  }
+  return strange.length === 1
+    ? t('{names} is {where}. Their words: {words}.', values)
+    : t('{names} are {where}. Their words: {words}.', values)
+}
+
+/** What a sentence says of what is in none of some prompts. */
+function notIn([{ number }, ...others]) {
+  if (others.length) return number ? t('in no edited prompt') : t('in none of the prompts')
+  return number ? t('not in edit {number}', { number }) : t('not in the source')
 }
 
 /** Whether a prompt has a name; also where only its text encoder can tell. */
@@ -335,8 +402,9 @@ function loose(text) {
 function wordsOf(prompts) {
   const all = new Set(prompts.flatMap(({ words }) => words.map(({ text }) => text)))
   const words = [...all].filter((text) => /[\p{L}\p{N}]/u.test(text))
-  const more = words.length - SHOWN_WORDS
-  return words.slice(0, SHOWN_WORDS).join(', ') + (more > 0 ? ` and ${more} more` : '')
+  const shown = words.slice(0, SHOWN_WORDS).join(', ')
+  const count = words.length - SHOWN_WORDS
+  return count > 0 ? t('{words} and {count} more', { words: shown, count }) : shown
 }
 
 function quoted(text) {
@@ -344,10 +412,7 @@ function quoted(text) {
   return `“${line.length > SHOWN_LETTERS ? `${line.slice(0, SHOWN_LETTERS)}…` : line}”`
 }
 
-function capital(text) {
-  return text[0].toUpperCase() + text.slice(1)
-}
-
 function listed(texts) {
-  return texts.length > 1 ? `${texts.slice(0, -1).join(', ')} and ${texts.at(-1)}` : texts[0]
+  const [some, last] = [texts.slice(0, -1).join(', '), texts.at(-1)]
+  return some ? t('{some} and {last}', { some, last }) : last
 }

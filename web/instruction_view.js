@@ -3,8 +3,7 @@
 import { make, redraw } from './elements.js'
 import { instructed } from './instructions.js'
 import { note } from './pair_view.js'
-
-const EXAMPLE = 'make the cat a dog'
+import { t } from './texts.js'
 
 /** @param host see p2p.js. Nothing of the sentence is kept: only `target` and `words`, once it is written. */
 export function instructionView(host) {
@@ -12,10 +11,7 @@ export function instructionView(host) {
   const box = make('input', {
     type: 'text',
     class: 'p2p-instruction',
-    placeholder: `Say it: ${EXAMPLE}`,
     'data-key': 'instruction',
-    'aria-label': 'What to change, as a sentence',
-    title: 'For example: make the cat a dog; cat -> dog; add: at night; remove: hat; more snow. It writes the target.',
     oninput: () => host.look(),
     onkeydown: (event) => {
       event.stopPropagation() // a Delete here deletes no node
@@ -28,6 +24,11 @@ export function instructionView(host) {
     state: () => ({ sentence: box.value, ...prompts(), linked: ['source', 'target'].some(host.connected) }),
     show({ sentence, linked }) {
       box.hidden = linked // they are written elsewhere
+      box.placeholder = t('Say it: make the cat a dog')
+      box.title = t(
+        'For example: make the cat a dog; cat -> dog; add: at night; remove: hat; more snow. It writes the target.'
+      )
+      box.setAttribute('aria-label', t('What to change, as a sentence'))
       if (!sentence.trim() || linked) return redraw(shown, null)
       const made = told()
       redraw(shown, made.error ? note({ hint: made.error }) : preview(made))
@@ -47,7 +48,7 @@ export function instructionView(host) {
     const button = make(
       'button',
       { type: 'button', class: 'p2p-chip p2p-pick p2p-swapped', 'data-key': 'write', title: 'Enter', onclick: write },
-      'write it'
+      t('write it')
     )
     return [make('p', { class: 'p2p-note' }, edit, faders), button]
   }

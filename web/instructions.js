@@ -3,6 +3,8 @@
  * model. "make the cat a dog", "cat -> dog", "add: at night", "remove: hat", "more snow". No DOM here.
  */
 
+import { t } from './texts.js'
+
 const ARTICLE = /^(an?|the|this|that|my|his|her|its|their)\s+/i
 const ARTICLE_BEFORE = /(^|[^\p{L}\p{N}])(an?|the)\s+$/iu
 const JOINING = 'and|with|wearing|having|holding|in|on|under|over|at|by|near|of|behind|before|beside|from'
@@ -60,7 +62,7 @@ export function instructed(instruction, { source, target, words }) {
   const sentences = instruction.split(/[;；\n]/).map((each) => each.trim().replace(/[.!。！]+$/, '').replace(/^please\s+/i, ''))
   const parts = target.trim() ? target.split(/\n[ \t]*---[ \t]*(?:\n|$)/) : [source]
   const now = { source: source.trim(), edit: parts.pop().trim() || source.trim(), words: words.trim() }
-  if (!now.source) return { error: 'Write first what the picture shows, as the source prompt.' }
+  if (!now.source) return { error: t('Write first what the picture shows, as the source prompt.') }
   for (const sentence of sentences.filter(Boolean)) {
     const error = follow(sentence, now)
     if (error) return { error }
@@ -81,7 +83,11 @@ function follow(sentence, now) {
     if (kind === 'remove') return remove(now, first)
     return fade(now, first, kind === 'more' ? MORE : LESS)
   }
-  return `“${sentence}” is not understood. Write “make the cat a dog”, “cat -> dog”, “add: at night”, “remove: hat” or “more snow”.`
+  return t(
+    '“{sentence}” is not understood. Write “make the cat a dog”, “cat -> dog”, “add: at night”, “remove: hat” or ' +
+      '“more snow”.',
+    { sentence }
+  )
 }
 
 function swap(now, from, to) {
@@ -118,7 +124,7 @@ function remove(now, what) {
   const found = places(now.edit, name)
   if (!found.length) return missing(name, now)
   for (const [start, end] of found.reverse()) now.edit = without(now.edit, start, end)
-  if (!now.edit) return `Without “${name}” nothing is left of the prompt.`
+  if (!now.edit) return t('Without “{name}” nothing is left of the prompt.', { name })
 }
 
 function fade(now, what, scale) {
@@ -129,7 +135,7 @@ function fade(now, what, scale) {
 }
 
 function missing(name, { edit }) {
-  return `“${name}” is not in the prompt “${edit}”.`
+  return t('“{name}” is not in the prompt “{edit}”.', { name, edit })
 }
 
 function bare(phrase) {

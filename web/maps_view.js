@@ -2,6 +2,7 @@
 
 import { make, redraw, toggleButton } from './elements.js'
 import { note } from './pair_view.js'
+import { t } from './texts.js'
 
 /** @param host see p2p.js; the node puts out `p2p_maps`: one picture with all tiles, and where each of them is. */
 export function mapsView(host) {
@@ -12,7 +13,7 @@ export function mapsView(host) {
     state: () => ({ maps: host.output()?.p2p_maps?.[0] ?? null, kept }),
     show({ maps }) {
       const total = maps?.rows.flatMap(({ tiles }) => tiles).length
-      if (!total) return redraw(element, note({ hint: 'After a run: point at a word here to see where it looks.' }))
+      if (!total) return redraw(element, note({ hint: t('After a run: point at a word here to see where it looks.') }))
       const picture = make('div', { class: 'p2p-map', role: 'img' })
       const caption = make('div', { class: 'p2p-note' })
       const point = (key) => {
@@ -41,7 +42,7 @@ export function mapsView(host) {
         on: key === kept,
         class: 'p2p-chip p2p-pick p2p-shared',
         'data-key': key,
-        title: 'Click to keep it shown',
+        title: t('Click to keep it shown'),
         onpointerenter: () => point(key),
         onpointerleave: () => point(kept),
         onfocus: () => point(key),

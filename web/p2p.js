@@ -20,12 +20,16 @@ import { instructionView } from './instruction_view.js'
 import { mapsView } from './maps_view.js'
 import { keepNotices } from './notices.js'
 import { pairView } from './pair_view.js'
+import { setLanguage, t } from './texts.js'
 import { numbersView, windowsView } from './windows_view.js'
 import { wordsView } from './words_view.js'
 
 const LOOK_EVERY_MS = 500
 const WIDGET = 'p2p_view'
 const MARGIN = 8 // pixels around a view
+const LANGUAGES = ['ko', 'ja', 'zh'] // of texts/, as the page names them; on a page in another one views speak English
+const LEAST_WIDTH = 270 // of a new node, so that titles and views are whole
+const WIDTH = { P2PCompare: 340, P2PEdit: 400, P2PPromptPair: 400, P2PPairFromConditioning: 400, P2PGrid: 400, P2PAttentionMaps: 340 }
 
 /** Node id -> widgets that are hidden while nothing is in them, or nothing needs them; its views show them. */
 const FOLDED = {
@@ -37,11 +41,27 @@ const FOLDED = {
   P2PAttentionRefine: ['injection']
 }
 const DRAWN_HERE = ['P2PPromptPair', 'P2PEdit', 'P2PGrid'] // whose text boxes may hold {cat|dog}
-const WORDS = { widget: 'words', label: 'words', mark: '✓' }
+const WORDS = { widget: 'words', label: () => t('pick words'), mark: '✓' }
 const FADED = { ...WORDS, mark: '', factor: (host) => Number(host.value('scale')) }
-const FADERS = { widget: 'words', label: 'words to fade', mark: '', more: 'fade a word', fold: true, factor: () => null }
-const EXCLUDED = { widget: 'exclude_words', label: 'words to exclude', mark: '✕', more: 'words to exclude' }
-const CROSS_AND_SELF = [['cross', 'cross_start', 'cross_end'], ['self', 'self_start', 'self_end']]
+const FADERS = {
+  widget: 'words',
+  label: () => t('pick words to fade'),
+  mark: '',
+  more: () => t('fade a word'),
+  fold: true,
+  factor: () => null
+}
+const EXCLUDED = {
+  widget: 'exclude_words',
+  label: () => t('pick words to exclude'),
+  mark: '✕',
+  more: () => t('words to exclude')
+}
+const CROSS_AND_SELF = [
+  [() => t('cross'), 'cross_start', 'cross_end'],
+  [() => t('self'), 'self_start', 'self_end']
+]
+const WORKS = [[() => t('works'), 'start', 'end']]
 
 /** Node id -> its views, from the top, and how tall they may get before they scroll. */
 const NODES = {
@@ -51,7 +71,7 @@ const NODES = {
   P2PPairFromConditioning: { views: (host) => [pairView(host), hintsView(host)], most: 170 },
   P2PAttentionReplace: { views: (host) => [numbersView(host, CROSS_AND_SELF), windowsView(host, ['shared', 'swapped']), hintsView(host)], most: 220 },
   P2PAttentionRefine: { views: (host) => [numbersView(host, CROSS_AND_SELF), windowsView(host, ['shared']), hintsView(host)], most: 220 },
-  P2PReweightToken: { views: (host) => [wordsView(host, [FADED], false), numbersView(host, [['works', 'start', 'end']]), hintsView(host)], most: 160 },
+  P2PReweightToken: { views: (host) => [wordsView(host, [FADED], false), numbersView(host, WORKS), hintsView(host)], most: 160 },
   P2PLocalBlendMask: { views: (host) => [wordsView(host, [WORDS, EXCLUDED], true), hintsView(host)], most: 160 },
   P2PRecordAttention: { views: (host) => [wordsView(host, [WORDS], 'every prompt'), hintsView(host)], most: 160 },
   P2PAttentionMaps: { views: (host) => [mapsView(host)], most: 300 },
@@ -59,12 +79,15 @@ const NODES = {
 }
 
 const live = new Map() // node -> look(), for the nodes that are in a graph
+let language = null // of the page
+let spoken = null // by the views, once its texts are there
 const comparisons = new Comparisons(ask, lookAtAll)
 
 app.registerExtension({
   name: 'prompt_to_prompt.page',
   setup() {
     document.head.append(make('link', { rel: 'stylesheet', href: new URL('./p2p.css', import.meta.url).href }))
+    followLanguage()
     setInterval(lookAtAll, LOOK_EVERY_MS)
     keepNotices(api)
     api.addEventListener('execution_success', () => comparisons.forget()) // the connected CLIP may be known now
@@ -74,8 +97,16 @@ app.registerExtension({
     if (DRAWN_HERE.includes(node.comfyClass)) chooseAlike(node)
     for (const name of FOLDED[node.comfyClass] ?? []) hostOf(node).fold(name, true) // before it takes room; nodes never shrink
     if (NODES[node.comfyClass]) addViews(node, NODES[node.comfyClass])
+    if (node.comfyClass.startsWith('P2P')) makeFresh(node)
   }
 })
+
+/** A node as it is when it is new; what a workflow has saved of it comes after this. */
+function makeFresh(node) {
+  node.setSize?.([Math.max(node.size[0], WIDTH[node.comfyClass] ?? LEAST_WIDTH), node.size[1]])
+  const next = node.comfyClass === 'P2PDemoPicture' && node.widgets?.find(({ name }) => name === 'control_after_generate')
+  if (next) next.value = 'fixed' // another seed is another caption
+}
 
 /** A link of a help page to another page of ours: the page's panel knows only nodes, the pack's server has them all. */
 function followLinkOfHelp(event) {
@@ -114,7 +145,29 @@ function noRoom() {
   return [0, -4]
 }
 
+/** Views speak the page's language; it may be changed at any time, and the page draws its nodes anew then, too. */
+async function followLanguage() {
+  const chosen = app.extensionManager?.setting.get('Comfy.Locale')
+  if (chosen === language) return
+  language = chosen
+  const texts = LANGUAGES.includes(chosen) ? await textsOf(chosen) : {}
+  if (chosen !== language) return // it was changed again meanwhile
+  setLanguage(texts)
+  spoken = chosen
+  lookAtAll()
+}
+
+async function textsOf(language) {
+  try {
+    const response = await fetch(new URL(`./texts/${language}.json`, import.meta.url), { cache: 'no-cache' })
+    return await response.json()
+  } catch {
+    return {} // English is understood, too
+  }
+}
+
 function lookAtAll() {
+  followLanguage()
   for (const [node, look] of live) {
     if (node.graph && pathTo(node.graph, app.rootGraph ?? app.graph)) look()
     else live.delete(node) // its subgraph or workflow is gone; if it comes back it is added anew
@@ -143,7 +196,7 @@ function addViews(node, { views, most }) {
     takePlace(node, root)
     parts.forEach((part, i) => {
       const state = part.state()
-      const key = JSON.stringify(state)
+      const key = JSON.stringify([spoken, state])
       if (key === shown[i]) return
       shown[i] = key
       part.show(state)
@@ -220,10 +273,12 @@ function hostOf(node) {
       const path = node.graph && pathTo(node.graph, root())
       if (!path) return { hint: '' }
       const pair = own ? { node, path } : pairOf(node, root())
-      if (!pair) return { hint: 'Connect a P2P Prompt Pair to pick its words here.' }
+      if (!pair) return { hint: t('Connect a P2P Prompt Pair to pick its words here.') }
       const [source, target] = ['source', 'target'].map((name) => textOf(pair.node, name, pair.path))
-      if (source === null || target === null) return { hint: 'The prompts come from another node, so their words cannot be listed here.' }
-      if (!source.trim()) return { hint: 'Write the source prompt, and its words appear here.' }
+      if (source === null || target === null) {
+        return { hint: t('The prompts come from another node, so their words cannot be listed here.') }
+      }
+      if (!source.trim()) return { hint: t('Write the source prompt, and its words appear here.') }
       const breaks = hasBreaks(pair.node)
       const resolve = breaks ? (text) => text : firstChoices // those of conditionings were drawn where they were encoded
       const told = comparisons.get({
@@ -246,8 +301,11 @@ function hintsFor(texts, breaks) {
   if (breaks) return []
   return [
     texts.some((text) => /\bBREAK\b/.test(text)) &&
-      'BREAK is read as the word “break”, as in CLIP Text Encode. For parts encoded each by itself: Conditioning (Concat), P2P Pair From Conditioning.',
-    texts.some(hasChoices) && 'Shown with the first word of each {a|b}. In a run source and edits choose alike.'
+      t(
+        'BREAK is read as the word “break”, as in CLIP Text Encode. For parts encoded each by itself: Conditioning ' +
+          '(Concat), P2P Pair From Conditioning.'
+      ),
+    texts.some(hasChoices) && t('Shown with the first word of each {a|b}. In a run source and edits choose alike.')
   ].filter(Boolean)
 }
 
@@ -279,6 +337,7 @@ async function ask(question) {
     body: JSON.stringify(question)
   })
   const answer = await response.json().catch(() => null)
-  if (!response.ok || !answer) throw new Error(answer?.error ?? `The server gave no words (status ${response.status}).`)
+  const nothing = t('The server gave no words (status {status}).', response)
+  if (!response.ok || !answer) throw new Error(answer?.error ?? nothing)
   return answer
 }

@@ -1,19 +1,12 @@
 /** P2P Prompt Pair: the prompts as words, each edit's under the source's words that they stand for. */
 
 import { isDecided, withLine, withoutWord } from './alignment.js'
-import { columnsOf, counts, summary, tokenCount, wordsOf } from './columns.js'
+import { columnsOf, countOf, counts, kindName, summary, tokenCount, wordsOf } from './columns.js'
 import { followDrag } from './drags.js'
 import { make, redraw, toggleButton } from './elements.js'
+import { t } from './texts.js'
 
 const ALIGNMENT = 'alignment'
-const SAYS = {
-  shared: 'stands in both prompts',
-  swapped: 'stands in place of the other',
-  new: 'only in the edited prompt',
-  removed: 'only in the source'
-}
-
-const WITH_A_LINE = 'Wrong counterpart? Drag a line to the right word, or click one after the other.'
 
 /**
  * @param host see p2p.js; `host.comparison()` is what the server says of the node's prompts. What a person decides about
@@ -92,12 +85,13 @@ function startDrag(event, element, linker) {
 
 /** A sentence in place of the words: what is missing, or what went wrong. */
 export function note({ hint, error }) {
-  return make('p', { class: error ? 'p2p-note p2p-error' : 'p2p-note', role: 'status' }, error ?? hint ?? 'Reading …')
+  const text = error ?? hint ?? t('Reading …')
+  return make('p', { class: error ? 'p2p-note p2p-error' : 'p2p-note', role: 'status' }, text)
 }
 
 /** Shows the node's text box of decisions, or hides it again. */
 function penButton(open, onclick) {
-  const title = 'Decide by hand which word stands for which'
+  const title = t('Decide by hand which word stands for which')
   const properties = { type: 'button', class: 'p2p-opener', 'data-key': 'pen', 'aria-expanded': String(open), onclick }
   return make('button', { ...properties, title, 'aria-label': title }, '✎')
 }
@@ -108,20 +102,21 @@ function pair(answer, linker, pen) {
 }
 
 function edit(answer, i, linker, pen) {
-  const label = answer.edits.length > 1 ? `edit ${i + 1}` : 'edit'
+  const label = answer.edits.length > 1 ? t('edit {number}', { number: i + 1 }) : t('edit')
   const [source, target] = [answer.prompts[0], answer.prompts[i + 1]]
-  const head = headOf(answer, label, counts(answer, i), `${source.tokens} → ${tokenCount(target)}`, pen)
+  const tokens = tokenCount({ ...target, tokens: `${source.tokens} → ${target.tokens}` })
+  const head = headOf(answer, label, counts(answer, i), tokens, pen)
   if (answer.edits[i] === null) {
-    return make('section', {}, head, note({ hint: 'Too long to compare while you type. The nodes will, when they run.' }))
+    const tooLong = t('Too long to compare while you type. The nodes will, when they run.')
+    return make('section', {}, head, note({ hint: tooLong }))
   }
   const { columns, left } = columnsOf(answer, i)
-  const rowName = (side, text, kind) =>
-    make('i', { 'data-side': side, 'data-edit': String(i), title: `Drag a word here: it is then ${kind}.` }, text)
+  const rowName = (side, text, title) => make('i', { 'data-side': side, 'data-edit': String(i), title }, text)
   const rowNames = make(
     'span',
     { class: 'p2p-column p2p-rows' },
-    rowName('source', 'source', 'new'),
-    rowName('target', label, 'removed')
+    rowName('source', t('source'), t('Drag a word here: it is then new.')),
+    rowName('target', label, t('Drag a word here: it is then removed.'))
   )
   const flow = make('div', { class: 'p2p-flow' }, rowNames, columns.map((each) => column(each, i, linker)), left ? more(left) : null)
   return make('section', { 'aria-label': `${label}: ${summary(counts(answer, i))}` }, head, flow)
@@ -129,10 +124,8 @@ function edit(answer, i, linker, pen) {
 
 /** What is shown, how many words of each kind (which explains their looks, too), and the tokens. */
 function headOf(answer, label, counted, tokens, pen = null) {
-  const { name, connected } = answer.tokenizer
-  const reader = connected ? `the connected CLIP (${name})` : `ComfyUI’s own ${name}; once it has run, by the connected CLIP`
-  const keys = counted.map(({ kind, count }) =>
-    make('span', { class: `p2p-chip p2p-${kind}`, title: SAYS[kind] }, `${count} ${kind}`)
+  const keys = counted.map((each) =>
+    make('span', { class: `p2p-chip p2p-${each.kind}`, title: meaning(each.kind) }, countOf(each))
   )
   return make(
     'div',
@@ -140,17 +133,41 @@ function headOf(answer, label, counted, tokens, pen = null) {
     make('b', {}, label),
     keys,
     pen?.(),
-    make('span', { class: 'p2p-counts', title: `Read by ${reader}. Before and after the words of each 77 positions stand a start and an end.` }, tokens)
+    make('span', { class: 'p2p-counts', title: readBy(answer.tokenizer) }, tokens)
   )
+}
+
+function meaning(kind) {
+  return {
+    shared: t('stands in both prompts'),
+    swapped: t('stands in place of the other'),
+    new: t('only in the edited prompt'),
+    removed: t('only in the source')
+  }[kind]
+}
+
+function readBy(tokenizer) {
+  return tokenizer.connected
+    ? t(
+        'Read by the connected CLIP ({name}). Before and after the words of each 77 positions stand a start and an ' +
+          'end.',
+        tokenizer
+      )
+    : t(
+        'Read by ComfyUI’s own {name}; once it has run, by the connected CLIP. Before and after the words of each 77 ' +
+          'positions stand a start and an end.',
+        tokenizer
+      )
 }
 
 function column({ kind, source, target, moved }, edit, linker) {
   const title = [source, target].map((words) => words.map(({ text }) => text).join(' ')).filter(Boolean).join(' → ')
+  const name = moved ? t('{kind}, moved', { kind: kindName(kind) }) : kindName(kind)
   return make(
     'span',
     {
       class: `p2p-column p2p-${kind}${moved ? ' p2p-moved' : ''}`,
-      title: `${kind}${moved ? ', moved' : ''}: ${kind === 'shared' ? title.split(' → ')[0] : title}`
+      title: `${name}: ${kind === 'shared' ? title.split(' → ')[0] : title}`
     },
     side(source, kind, { edit, side: 'source', linker }),
     make('span', { class: 'p2p-link', 'aria-hidden': 'true' }),
@@ -160,14 +177,14 @@ function column({ kind, source, target, moved }, edit, linker) {
 
 /** One row of a column; where it has no word, the kind is written. `where` is its edit and side, to link words from. */
 function side(words, kind, where) {
-  if (!words.length) return make('span', { class: 'p2p-gap' }, kind)
+  if (!words.length) return make('span', { class: 'p2p-gap' }, kindName(kind))
   return make('span', { class: 'p2p-cell' }, words.map((word) => chip(word, kind, where)))
 }
 
 function chip(word, kind, where) {
-  const border = word.border ? make('span', { class: 'p2p-border', title: 'Here a chunk of 77 tokens ends: its start, 75 of the text, its end.' }, '77') : null
-  const split = word.split ? ', split between two chunks of 77 positions' : ''
-  const pieces = word.tokens > 1 ? make('sup', { title: `${word.tokens} tokens${split}` }, String(word.tokens)) : null
+  const full = t('Here a chunk of 77 tokens ends: its start, 75 of the text, its end.')
+  const border = word.border ? make('span', { class: 'p2p-border', title: full }, '77') : null
+  const pieces = word.tokens > 1 ? make('sup', { title: piecesOf(word) }, String(word.tokens)) : null
   const classes = `p2p-chip p2p-${kind}${word.split ? ' p2p-split' : ''}`
   if (!where || word.name === null) return [border, make('span', { class: classes }, word.text, pieces)]
   const { edit, side, linker } = where
@@ -180,7 +197,9 @@ function chip(word, kind, where) {
       'data-side': side,
       'data-edit': String(edit),
       'data-key': `${edit} ${side} ${word.name}`,
-      title: decided ? `${word.name}: you have decided this. Double-click to leave it to the node.` : WITH_A_LINE,
+      title: decided
+        ? t('{word}: you have decided this. Double-click to leave it to the node.', { word: word.name })
+        : t('Wrong counterpart? Drag a line to the right word, or click one after the other.'),
       onclick: () => linker.pick(edit, side, word.name),
       ondblclick: () => linker.forget(edit, side, word.name)
     },
@@ -190,13 +209,18 @@ function chip(word, kind, where) {
   return [border, button]
 }
 
+function piecesOf(word) {
+  return word.split ? t('{tokens} tokens, split between two chunks of 77 positions', word) : t('{tokens} tokens', word)
+}
+
 function sourceAlone(answer) {
   const [prompt] = answer.prompts
   const { words, left } = wordsOf(prompt)
   const chips = words.map((word) => make('span', { class: 'p2p-cell' }, chip(word, 'shared')))
-  return make('section', {}, headOf(answer, 'source', [], tokenCount(prompt)), make('div', { class: 'p2p-flow' }, chips, left ? more(left) : null))
+  const head = headOf(answer, t('source'), [], tokenCount(prompt))
+  return make('section', {}, head, make('div', { class: 'p2p-flow' }, chips, left ? more(left) : null))
 }
 
 function more(left) {
-  return make('span', { class: 'p2p-note' }, `… and ${left} more`)
+  return make('span', { class: 'p2p-note' }, t('… and {count} more', { count: left }))
 }

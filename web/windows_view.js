@@ -1,27 +1,28 @@
 /** P2P Attention Replace and Refine: when the source's maps are taken over, as a whole and for single words. */
 
 import { barsView } from './bars_view.js'
-import { choicesOf } from './columns.js'
+import { choicesOf, kindName } from './columns.js'
 import { make, opener, redraw } from './elements.js'
 import { plain } from './names.js'
 import { note } from './pair_view.js'
+import { t } from './texts.js'
 import { readWindows, removeWindow, setWindow, unreadable } from './windows.js'
 
 const TEXT = 'word_windows'
 const WAY = 'injection'
 
-/** Bars that are two numbers of the node: `names` are [label, start's widget or null, end's widget or null]. */
+/** Bars that are two numbers of the node: `names` are [() => label, start's widget or null, end's widget or null]. */
 export function numbersView(host, names) {
   const bars = () =>
     names.map(([label, start, end]) => ({
-      key: label,
-      label,
+      key: start ?? end,
+      label: label(),
       start: start ? Math.min(1, Number(host.value(start))) : 0,
       end: end ? Math.min(1, Number(host.value(end))) : 1,
       ends: [start && 'start', end && 'end'].filter(Boolean)
     }))
   return barsView(host, bars, (key, window, side) => {
-    const [, start, end] = names.find(([label]) => label === key)
+    const [, start, end] = names.find(([, start, end]) => (start ?? end) === key)
     host.set(side === 'start' ? start : end, window[side])
   })
 }
@@ -61,7 +62,9 @@ export function windowsView(host, kinds) {
       rows.show()
       host.fold(WAY, !injection && way === 'auto')
       choices.classList.toggle('p2p-pending', Boolean(told.pending))
-      const bad = unreadable(text).map((line) => note({ error: `Wanted ‘word: end’ or ‘word: start-end’, got ‘${line}’.` }))
+      const bad = unreadable(text).map((line) =>
+        note({ error: t('Wanted ‘word: end’ or ‘word: start-end’, got ‘{line}’.', { line }) })
+      )
       redraw(choices, bad, told.answer && !told.hint ? [openers(way), open && chips(told.answer, edit, text)] : note(told))
     }
   }
@@ -78,8 +81,8 @@ export function windowsView(host, kinds) {
     return make(
       'div',
       { class: 'p2p-flow' },
-      opener({ open, onclick: showWords }, 'own window for a word'),
-      way === 'auto' ? opener({ open: injection, onclick: showWay }, 'injection') : null
+      opener({ open, onclick: showWords }, t('own window for a word')),
+      way === 'auto' ? opener({ open: injection, onclick: showWay }, t('injection')) : null
     )
   }
 
@@ -95,7 +98,7 @@ export function windowsView(host, kinds) {
             type: 'button',
             class: `p2p-chip p2p-pick p2p-${kind}`,
             'data-key': `window ${name}`,
-            title: `Give ${name} (${kind}) a window of its own`,
+            title: t('Give {word} ({kind}) a window of its own', { word: name, kind: kindName(kind) }),
             onclick: () => {
               const [start, end] = ['cross_start', 'cross_end'].map((each) => Number(host.value(each)))
               host.set(TEXT, setWindow(host.value(TEXT), name, Math.min(start, end), end))
@@ -104,7 +107,13 @@ export function windowsView(host, kinds) {
           `+ ${name}`
         )
       )
-    const hint = found.length ? null : note({ hint: `No ${kinds.join(' or ')} word in the edited prompt.` })
-    return make('div', { class: 'p2p-flow', role: 'group', 'aria-label': 'own window for a word' }, buttons, hint)
+    const hint = found.length ? null : note({ hint: noSuchWord() })
+    return make('div', { class: 'p2p-flow', role: 'group', 'aria-label': t('own window for a word') }, buttons, hint)
+  }
+
+  function noSuchWord() {
+    return kinds.includes('swapped')
+      ? t('No shared or swapped word in the edited prompt.')
+      : t('No shared word in the edited prompt.')
   }
 }

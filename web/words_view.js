@@ -1,10 +1,11 @@
 /** Words to pick instead of typing them: P2P Reweight Token, P2P Record Attention, P2P Local Blend Mask. */
 
-import { choicesOf } from './columns.js'
+import { choicesOf, kindName } from './columns.js'
 import { followDrag } from './drags.js'
 import { make, opener, redraw, toggleButton } from './elements.js'
 import { entriesFor, factorOf, setFactor, toggle } from './names.js'
 import { note } from './pair_view.js'
+import { t } from './texts.js'
 
 const PER_PIXEL = 0.02
 const SCALES = [-20, 20] // least and most that the nodes take
@@ -12,10 +13,10 @@ const STEPS = { ArrowUp: 0.1, ArrowDown: -0.1, PageUp: 1, PageDown: -1 }
 
 /**
  * @param host see p2p.js.
- * @param {{widget: string, label: string, mark: string, more?: string, fold?: boolean, factor?: (host) => number}[]} boxes
- * the text boxes that the words go into; one with `more` is shown when that is opened, or something is in it, and with
- * `fold` so is the text box itself; in one with `factor`, that of words without their own, words are faders, which are
- * dragged up and down.
+ * @param {{widget: string, label: () => string, mark: string, more?: () => string, fold?: boolean, factor?: (host) =>
+ * number}[]} boxes the text boxes that the words go into; one with `more` is shown when that is opened, or something is
+ * in it, and with `fold` so is the text box itself; in one with `factor`, that of words without their own, words are
+ * faders, which are dragged up and down.
  * @param {boolean} source whether the source's words can be picked, too.
  */
 export function wordsView(host, boxes, source) {
@@ -42,7 +43,7 @@ export function wordsView(host, boxes, source) {
       const prompts = told.answer.prompts.map(({ words }) => words)
       const choices = choicesOf(told.answer, { source: Boolean(source), edit })
       const rows = boxes.map((box, i) => [
-        box.more && opener({ open: open[box.widget], onclick: () => openOrClose(box.widget) }, box.more),
+        box.more && opener({ open: open[box.widget], onclick: () => openOrClose(box.widget) }, box.more()),
         (open[box.widget] || texts[i]) && row(host, box, texts[i], prompts, choices)
       ])
       redraw(element, rows)
@@ -55,14 +56,13 @@ function row(host, box, text, prompts, choices) {
   const chips = choices.map((choice) => {
     const on = entriesFor(text, prompts, choice).length > 0
     const own = factor && on ? factorOf(text, prompts, choice) ?? factor(host) : null
-    const what = factor ? `. Drag up or down, or use the arrow keys, for more or less of it` : ''
     return toggleButton(
       {
         on,
         class: `p2p-chip p2p-pick p2p-${choice.kind}${factor ? ' p2p-fader' : ''}`,
         'data-key': `${widget} ${choice.name}`,
         'data-fader': factor ? choice.name : null,
-        title: `${choice.name} (${choice.kind}): ${on ? `take it out of ${widget}` : `put it into ${widget}`}${what}`,
+        title: clicked(choice, box, on),
         onclick: () => host.set(widget, toggled(host, box, prompts, choice)),
         onkeydown: (event) => {
           const step = factor && STEPS[event.key]
@@ -77,8 +77,17 @@ function row(host, box, text, prompts, choices) {
       own === null ? null : make('sup', {}, `× ${Number(own.toFixed(2))}`)
     )
   })
-  const empty = chips.length ? null : note({ hint: 'There is no such edited prompt.' })
-  return make('div', { class: 'p2p-flow', role: 'group', 'aria-label': `pick ${label}` }, chips, empty)
+  const empty = chips.length ? null : note({ hint: t('There is no such edited prompt.') })
+  return make('div', { class: 'p2p-flow', role: 'group', 'aria-label': label() }, chips, empty)
+}
+
+/** What a click does, and a drag. */
+function clicked({ name, kind }, { widget, factor }, on) {
+  const values = { word: name, kind: kindName(kind), box: widget }
+  const click = on
+    ? t('{word} ({kind}): take it out of {box}', values)
+    : t('{word} ({kind}): put it into {box}', values)
+  return factor ? t('{click}. Drag up or down, or use the arrow keys, for more or less of it', { click }) : click
 }
 
 /** A fader without a factor for all words needs one of its own. */

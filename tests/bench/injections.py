@@ -212,8 +212,11 @@ def sheet(scenes, numbers, shown, count=12):
 
 def main(arguments) -> None:
     numbers = range(arguments.first, arguments.first + arguments.scenes)
-    wanted = [part.strip() for part in arguments.methods.split(",") if part.strip()]
-    methods = [name for name in (*ENDS, *METHODS) if not wanted or any(part in name for part in wanted)]
+    named = [part.strip() for part in arguments.methods.split(";") if part.strip()]
+    parts = [part for part in named if part not in METHODS]
+    methods = [
+        name for name in (*ENDS, *METHODS) if not named or name in named or any(part in name for part in parts)
+    ]
     shard, shards = map(int, arguments.shard.split("/"))
     if not arguments.table:
         make_pictures(Bench(), numbers[shard::shards], methods)

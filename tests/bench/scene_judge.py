@@ -3,7 +3,7 @@
 It never sees a picture that the diffusion model sampled, and no picture that a benchmark judges: training takes scenes
 of seeds 1,000,000.., held-out scenes 1,900,000.., and seeds from 2,000,000 on are left to the benchmarks.
 
-    python tests/bench/scene_judge.py       train if there is no judge yet, print its held-out accuracies
+    python tests/bench/scene_judge.py       print the accuracies of the judge beside this file; without it, train one
 
     judge = load_judge()
     judge.says(pictures, captions)                        # per picture, {"shape0": True, "colour0": False, ...}
@@ -37,8 +37,8 @@ sys.path.append(str(ROOT))  # appended: this folder's `nodes` must not hide Comf
 
 from demo import scenes  # noqa: E402
 
-FOLDER = ROOT / ".host" / "bench"
-JUDGE = FOLDER / "scene_judge.safetensors"
+JUDGE = Path(__file__).with_suffix(".safetensors")
+PICTURES = ROOT / ".host" / "bench" / "judge_pictures"
 
 TRAINING_SEED, HELD_OUT_SEED, EDIT_SEED, BENCHMARK_SEED = 1_000_000, 1_900_000, 1_950_000, 2_000_000
 SIZE, CELLS = 128, 16
@@ -395,17 +395,17 @@ def train_judge(
 ) -> Judge:
     """Train on rendered scenes and write the judge, with its held-out accuracies, to ``path``.
 
-    Goes on where an interrupted run stopped: pictures are kept in ``folder``, a checkpoint beside ``path``.
+    Goes on where an interrupted run stopped: pictures and a checkpoint are kept in ``folder``.
 
     Args:
         round_trip: ``pictures (B,128,128,3) in 0..1 -> same``, e.g. an autoencoder's decode(encode(.)). A part of the
             training pictures goes through it, and held-out accuracy is measured with it, too.
         scenes_count: rendered scenes; ``round_trips`` of them are also seen after ``round_trip``.
-        folder: where rendered pictures are kept; default ``judge_pictures`` beside ``path``.
+        folder: where rendered pictures are kept; default ``PICTURES``.
     """
     assert TRAINING_SEED + scenes_count <= HELD_OUT_SEED
     path = Path(path)
-    folder = folder or path.parent / "judge_pictures"
+    folder = folder or PICTURES
     seeds = range(TRAINING_SEED, TRAINING_SEED + scenes_count)
     start = time.time()
     pictures = rendered(_render_training, seeds, folder, workers)
@@ -422,8 +422,8 @@ def train_judge(
     torch.manual_seed(0)
     net = SceneNet().to(memory_format=torch.channels_last)
     with torch.enable_grad():
-        seconds = fit(net, pictures, labels, worn, steps, batch, path.with_suffix(".checkpoint.pt"), save_every)
-    judge = Judge(net)
+        seconds = fit(net, pictures, labels, worn, steps, batch, folder / f"{path.stem}.checkpoint.pt", save_every)
+    judge = Judge(net.half().float())  # as it is kept
     start = time.time()
     measured = {"rendered": held_out(judge)}
     if round_trip is not None:
@@ -436,9 +436,10 @@ def train_judge(
         "grammar": scenes.GRAMMAR_VERSION,
     }
     part = path.with_suffix(".part")
-    save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, part, metadata)
+    kept = {name: value.half() if value.is_floating_point() else value for name, value in net.state_dict().items()}
+    save_file({name: value.contiguous() for name, value in kept.items()}, part, metadata)
     part.replace(path)
-    path.with_suffix(".checkpoint.pt").unlink(missing_ok=True)
+    (folder / f"{path.stem}.checkpoint.pt").unlink(missing_ok=True)
     return load_judge(path)
 
 

@@ -6,6 +6,7 @@ One language stands for all: what is in the others' files, tests/comfy/test_tran
 
 import json
 import os
+import re
 
 import pytest
 from said_on_nodes import said_until_it_is_mended
@@ -34,6 +35,15 @@ PLACE_OF_WIDGET = """([type, name]) => {
     const box = canvas.canvas.getBoundingClientRect()
     return [box.x + (node.pos[0] + node.size[0] / 2 + offset[0]) * scale,
             box.y + (node.pos[1] + widget.last_y + 10 + offset[1]) * scale]
+}"""
+
+# What views say beside what is read on them: to a mouse that waits, and to a screen reader.
+SAID_BY_VIEWS = """() => [...document.querySelectorAll('.p2p-view *')]
+    .flatMap(e => [e.title, e.ariaLabel, e.placeholder]).filter(Boolean)"""
+SET_VALUE = """([type, name, value]) => {
+    const widget = app.graph.nodes.find(node => node.type === type).widgets.find(each => each.name === name)
+    widget.value = value
+    widget.callback?.(value)
 }"""
 
 
@@ -73,3 +83,26 @@ def test_the_page_speaks_the_language(page, server):
 
     use_renderer(page, nodes_2=True)
     said_until_it_is_mended(page, server)
+
+
+def test_the_views_on_nodes_speak_it_too(page):
+    texts = json.loads((ROOT / "web" / "texts" / f"{LANGUAGE}.json").read_text(encoding="utf-8"))
+    open_workflow(page, ROOT / "workflows" / "word_swap.json")
+    head = page.locator(".p2p-pair:not(.p2p-pending) .p2p-head")
+    head.get_by_text(texts["{count} {kind}"].format(count=1, kind=texts["swapped"]), exact=True).wait_for()
+    page.get_by_text(texts["own window for a word"]).wait_for()
+    page.wait_for_timeout(1000)  # the node takes room for it
+    screenshot(page, f"views_{LANGUAGE}")
+    assert [said for said in page.evaluate(SAID_BY_VIEWS) if not re.search("[가-힣]", said)] == []
+
+    open_workflow(page, ROOT / "workflows" / "local_blend.json")
+    page.get_by_text(texts["words to exclude"]).wait_for()
+    page.evaluate(SET_VALUE, ["P2PLocalBlendMask", "words", "zebra"])
+    page.locator(".p2p-warning", has_text=texts["in none of the prompts"]).wait_for()
+    page.wait_for_timeout(1000)  # the node takes room for it
+    screenshot(page, f"hint_{LANGUAGE}")
+    assert [said for said in page.evaluate(SAID_BY_VIEWS) if not re.search("[가-힣]", said)] == []
+
+    page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")  # the page changes while it is open
+    page.locator(".p2p-warning", has_text="“zebra” is in none of the prompts").wait_for()
+    assert page.complaints == []

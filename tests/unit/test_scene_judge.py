@@ -202,9 +202,9 @@ def test_training_resumes_and_gives_the_same_judge(tmp_path, monkeypatch):
     with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
         stopped.setattr(torch, "save", save_and_stop)
         train("again.safetensors")
-    assert (tmp_path / "again.checkpoint.pt").is_file()
+    assert (tmp_path / "pictures" / "again.checkpoint.pt").is_file()
     again = train("again.safetensors")
-    assert not list(tmp_path.glob("*.pt"))
+    assert not list(tmp_path.rglob("*.pt"))
     assert '"round trip"' in again.metadata["held_out"]
     x = picture("a cat in red on the snow")
     for key, value in whole.numbers(x).items():

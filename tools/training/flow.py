@@ -122,15 +122,15 @@ def turned(x, rotation):
     return torch.stack([cos * a - sin * b, sin * a + cos * b], -1).flatten(-2).to(x.dtype)
 
 
-def rms_norm(x, scale):
-    x = x.float()
-    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6) * scale
+def rms_norm(x, norm):
+    x, (factor,) = x.float(), norm.parameters()
+    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6) * factor
 
 
 def heads_of(qkv, heads, norm):
     """(B, N, 3·C) -> q, k (normalised), v: (B, H, N, D)."""
     q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    return rms_norm(q, norm.query_norm.scale).to(v.dtype), rms_norm(k, norm.key_norm.scale).to(v.dtype), v
+    return rms_norm(q, norm.query_norm).to(v.dtype), rms_norm(k, norm.key_norm).to(v.dtype), v
 
 
 def joint_attention(q, k, v, texts, amounts):
@@ -203,19 +203,19 @@ def predict(module, x, t, context, amounts, rotation):
 
 def new_flow(options):
     """(denoiser, text model, Trainer): fresh denoiser and the first model's text model, or the last checkpoint's."""
-    from demo.flow import new_denoiser
+    from demo.flow import as_the_host_names_them, new_denoiser
     from demo.model import WEIGHTS, read_weights
 
     module = new_denoiser().diffusion_model.to(device).train()
     initialise(module)
     for name, parameter in module.named_parameters():
-        if name.endswith("norm.scale"):
+        if name.endswith(("_norm.scale", "_norm.weight")):
             torch.nn.init.ones_(parameter)
         elif "mod.lin" in name or "modulation" in name or name.startswith("final_layer.linear"):
             torch.nn.init.zeros_(parameter)  # every block starts as the identity
     earlier = read_weights(options.begin_with, ("flow", "text"))[0] if options.begin_with else {}
     if earlier:
-        module.load_state_dict(earlier["flow"])
+        module.load_state_dict(as_the_host_names_them(earlier["flow"], module))
     shipped = earlier.get("text") or read_weights(WEIGHTS, ["text"])[0]["text"]
     tokens, _ = shipped.pop("tokens"), shipped.pop("token_ids")
     text = common.new_text_model(len(tokens) - 2).to(device).train()
@@ -293,7 +293,7 @@ def export(options):
     from safetensors.torch import save_file
 
     from demo import scenes
-    from demo.flow import WEIGHTS
+    from demo.flow import WEIGHTS, as_the_file_names_them
     from demo.model import BOS, read_weights
 
     module, text, trainer = new_flow(options)
@@ -301,7 +301,7 @@ def export(options):
     state = {f"transformer.{name}": value for name, value in text.state_dict().items()}
     state.pop("transformer.text_projection.weight", None)
     table = state.pop("transformer.text_model.embeddings.token_embedding.weight")
-    tensors = {f"flow.{name}": value for name, value in module.state_dict().items()}
+    tensors = {f"flow.{name}": value for name, value in as_the_file_names_them(module.state_dict()).items()}
     tensors |= {f"text.{name}": value for name, value in state.items()} | {"text.tokens": table}
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in tensors.items()}
     tensors["text.token_ids"] = torch.tensor([-1, BOS] + [i for _, i in vocabulary()])
