@@ -8,9 +8,10 @@
     python dev.py check             formatter, linter and type checker
     python dev.py test [...]        run every test (or hand pytest its arguments: tests/unit -k align)
     python dev.py comfyui [...]     open ComfyUI's page with the pack loaded (arguments go to ComfyUI's main.py)
-    python dev.py bench NAME [...]  cost (time and memory), blend (masks), images (editing real images), strength (of
-                                    P2P Edit), level (of the demo models), judge (of their pictures), samplers (what
-                                    is exact with each; writes web/docs/samplers.md)
+    python dev.py bench NAME [...]  cost (time and memory), blend (masks), masks (what they can be made of), images
+                                    (editing real images), strength (of P2P Edit), level (of the demo models), judge
+                                    (of their pictures), samplers (what is exact with each; writes
+                                    web/docs/samplers.md)
     python dev.py train [flow] [...]  train the demo model, or the second one, into .host/train (train-flow)
     python dev.py translations      write locales/*/nodeDefs.json, and say what is still to be translated
     python dev.py workflow-api      write workflows/api/*.json, what the page queues for each of workflows/*.json
@@ -234,6 +235,7 @@ def bench(arguments):
         "samplers": "samplers.py",
         "level": "level.py",
         "strength": "strength.py",
+        "masks": "masks.py",
     }
     if not arguments or arguments[0] not in files:
         raise SetupError(f"wanted the name of a bench ({', '.join(files)}), got {' '.join(arguments) or 'none'}.")

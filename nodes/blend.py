@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..p2p_attention.blend import FEATHER, GROW, MASK_MODES, local_blend
+from ..p2p_attention.blend import FEATHER, GROW, MASK_MODES, MASKS_FROM, local_blend
 from ..p2p_attention.host.attach import attach
 from ..p2p_attention.maps import BRANCHES
 from ..p2p_attention.show import show_masks
@@ -95,6 +95,14 @@ class LocalBlendMask(io.ComfyNode):
                     "either.",
                 ),
                 edit_number(),
+                io.Combo.Input(
+                    "mask_from",
+                    options=list(MASKS_FROM),
+                    default=MASKS_FROM[0],
+                    optional=True,
+                    tooltip="What the words' mask is made of. words: where any of them looks. words and change: where "
+                    "they look and the edit differs from the source; closer to the thing.",
+                ),
             ],
             outputs=[
                 *model_output(),
@@ -119,6 +127,7 @@ class LocalBlendMask(io.ComfyNode):
         mask=None,
         mask_mode=MASK_MODES[0],
         edit=0,
+        mask_from=MASKS_FROM[0],
     ) -> io.NodeOutput:
         blend = local_blend(
             pair,
@@ -134,6 +143,7 @@ class LocalBlendMask(io.ComfyNode):
             mask,
             mask_mode,
             edit,
+            mask_from=mask_from,
         )
         return io.NodeOutput(attach(model, blend), blend.record)
 

@@ -12,7 +12,6 @@ is the paper's blend, and works with every other one too.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -22,6 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from .align import CONNECTIVES, aligned
+from .changed import change, clear_pieces, evidence, soften
 from .checks import require_between, require_one_of
 from .edit import chosen_targets
 from .maps import Branch, MapRequest, MapRun, WordPositions, find_words, place, spread
@@ -29,7 +29,8 @@ from .prompt import PromptPair, Word, listing, quoted, split_names
 from .record import BlendMasks, Record
 
 MaskMode = Literal["replace", "intersect", "union"]
-MASK_MODES = get_args(MaskMode)
+MaskFrom = Literal["words", "words and change"]
+MASK_MODES, MASKS_FROM = get_args(MaskMode), get_args(MaskFrom)
 FRACTION, GROW, FEATHER = (0.0, 1.0), (0, 8), (0.0, 64.0)  # least and most
 FLAT = 1e-5  # relative; a map that varies by less, as single precision does, says nothing about places
 NOTHING_SEEN = (
@@ -62,6 +63,8 @@ class Blend:
         feather: width of the mask's soft border, in latent pixels.
         mask: (M, h, w) in 0..1, one for all, per edited prompt, or per seed and edited prompt; or None.
         mode: how ``mask`` is combined with the words' mask.
+        mask_from: what the words' mask is made of: "words", where any word's map reaches the threshold; "words and
+            change", where the words look and the edit has parted from the source, see ``changed.py``.
         record: where a finished run leaves its masks.
     """
 
@@ -75,6 +78,7 @@ class Blend:
     feather: float
     mask: torch.Tensor | None
     mode: MaskMode
+    mask_from: MaskFrom = "words"
     record: Record[BlendMasks] = field(default_factory=Record)
 
     def __post_init__(self) -> None:
@@ -83,6 +87,7 @@ class Blend:
         require_between("grow", self.grow, GROW)
         require_between("feather", self.feather, FEATHER)
         require_one_of("mask_mode", self.mode, MASK_MODES)
+        require_one_of("mask_from", self.mask_from, MASKS_FROM)
 
     @property
     def requests(self) -> tuple[MapRequest, ...]:
@@ -115,6 +120,7 @@ def local_blend(
     mode: MaskMode = "replace",
     edit: int = 0,
     also: Sequence[str] = (),
+    mask_from: MaskFrom = "words",
 ) -> Blend:
     """Keep an edit where its words are; the rest of the picture is the source's.
 
@@ -123,7 +129,7 @@ def local_blend(
         words: words or phrases, separated by commas, of the source, the edited prompt or both; empty: those in which
             the prompts differ.
         exclude_words: words whose place stays the source's.
-        threshold, start, spread, grow, feather, mask, mode: see ``Blend``.
+        threshold, start, spread, grow, feather, mask, mode, mask_from: see ``Blend``.
         resolution, branch: see ``MapRequest``.
         edit: 0 for every edited prompt, n for the n-th only.
         also: words that count beside those in which the prompts differ, where ``words`` is empty.
@@ -180,7 +186,7 @@ def local_blend(
             wanted = list(dict.fromkeys([*differing, *wanted]))
         regions[target] = Region(tuple(wanted), tuple(column(side, word) for side in sides for word in excluded[side]))
     request = MapRequest(pair, tuple(map(tuple, columns)), resolution=resolution, branch=branch)
-    return Blend(pair, request, spread, tuple(regions), threshold, start, grow, feather, mask, mode)
+    return Blend(pair, request, spread, tuple(regions), threshold, start, grow, feather, mask, mode, mask_from)
 
 
 def _differing_words(pair: PromptPair, target: int) -> list[tuple[int, WordPositions]]:
@@ -230,10 +236,20 @@ class BlendRun:
         self._pictures, self._size, self._steps = pictures, size, steps
         self._given = self._given_masks()
         self._told = False
+        self._changes: torch.Tensor | None = None  # (B, E, H, W), summed up over the predictions so far
         self.mask: torch.Tensor | None = None  # (B R, 1, H, W) once blending has begun
 
     def active(self, step: int) -> bool:
         return (step + 0.5) / self._steps >= self.blend.start or step == self._steps - 1
+
+    def see(self, denoised: torch.Tensor) -> None:
+        """Take notice of a prediction, (B R, C, [F,] H, W), before anything is blended in it."""
+        if not self.maps or self.blend.mask_from == "words":
+            return
+        changes = change(denoised, self.blend.pair.rows)
+        if changes.shape[-2:] != self._size:  # a sampler may enlarge the latents as it goes
+            changes = F.interpolate(changes, self._size, mode="bilinear", align_corners=False)
+        self._changes = changes if self._changes is None else self._changes + changes.to(self._changes.device)
 
     def update(self, areas: Mapping[Hashable, tuple[int, int, int, int] | None], device: torch.device) -> None:
         """Make the mask from the maps so far. ``areas``: conditioning -> (h, w, y, x) in the latent, None for all."""
@@ -323,11 +339,11 @@ class BlendRun:
         masks = torch.zeros(self._pictures, len(self.blend.regions), *self._size, device=device)
         for target, region in enumerate(self.blend.regions):
             if region is not None:
-                inside = self._union(maps, flat, region.included)
+                inside = self._inside(maps, flat, region.included, target)
                 if region.excluded:
                     inside &= ~self._union(maps, flat, region.excluded)
                 masks[:, target] = inside.float()
-        return _soften(masks, self.blend.feather)
+        return soften(masks, self.blend.feather)
 
     @staticmethod
     def _spread(maps: torch.Tensor, together: torch.Tensor | None) -> torch.Tensor:
@@ -346,6 +362,19 @@ class BlendRun:
         placed = [place(each, areas.get(key), *self._size) for key, each in maps.items()]
         return sum(placed[1:], placed[0]).unflatten(0, (self._pictures, -1))
 
+    def _inside(
+        self, maps: torch.Tensor, flat: torch.Tensor, columns: Sequence[tuple[int, int]], target: int
+    ) -> torch.Tensor:
+        """(B, H, W): an edit's place, before the excluded words are taken out."""
+        if self._changes is None or self.blend.threshold == 0:  # 0 is everywhere
+            return self._union(maps, flat, columns)
+        words, says_nothing = (
+            torch.stack([each[:, row, column] for row, column in columns], 1) for each in (maps, flat)
+        )
+        return clear_pieces(
+            evidence(words, says_nothing, self._changes[:, target].to(maps.device)), self.blend.threshold
+        )
+
     def _union(self, maps: torch.Tensor, flat: torch.Tensor, columns: Sequence[tuple[int, int]]) -> torch.Tensor:
         """(B, H, W): where any of the words' maps, each stretched to 0..1, reaches the threshold.
 
@@ -363,16 +392,3 @@ def _is_flat(maps: torch.Tensor) -> torch.Tensor:
     """(..., 1, 1) of maps (..., H, W)."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     return high - low <= FLAT * high
-
-
-def _soften(masks: torch.Tensor, feather: float) -> torch.Tensor:
-    """Gaussian blur that reaches ``feather`` pixels beyond the mask (standard deviation half of that)."""
-    if feather <= 0:
-        return masks
-    reach = math.ceil(feather)
-    offsets = torch.arange(-reach, reach + 1, device=masks.device)
-    kernel = torch.exp(-0.5 * (offsets / (feather / 2)) ** 2)
-    kernel = kernel / kernel.sum()
-    flat = F.pad(masks.flatten(0, 1)[:, None], (reach,) * 4, mode="replicate")
-    flat = F.conv2d(F.conv2d(flat, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
-    return flat[:, 0].clamp(0.0, 1.0).unflatten(0, masks.shape[:2])

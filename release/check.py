@@ -24,7 +24,7 @@ from PIL import Image, ImageChops
 from release.archive import ReleaseError, changes, contents, open_points, pack, sizes, version
 from release.contents import wrong
 from tools.comfy_server import PACK, ComfyServer, ServerError
-from tools.workflow_api import api_form, names, prompt_pair, uses_demo_model
+from tools.workflow_api import api_form, names, prompt_pair, saved_pictures, uses_demo_model
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / ".host" / "release"
@@ -145,20 +145,18 @@ def run(server, name, steps=None):
         if steps and "steps" in node["inputs"]:
             node["inputs"]["steps"] = steps
     results = server.wait(server.queue(prompt))
-    made = {
-        prompt[node]["class_type"]: [picture(server, image) for image in images] for node, images in results.items()
-    }
+    made = [picture(server, image) for images in results.values() for image in images]
     edits = len(prompt_pair(prompt)[1])
-    saved = made.get("SaveImage", [])
+    saved = [picture(server, image) for image in saved_pictures(prompt, results)]
     if not made or len(saved) % (1 + edits):
         raise ReleaseError(f"wanted {1 + edits} pictures per seed, got {len(saved)}")
-    if any(max(high - low for low, high in image.getextrema()) < BLANK for images in made.values() for image in images):
+    if any(max(high - low for low, high in image.getextrema()) < BLANK for image in made):
         raise ReleaseError("wanted pictures, got a blank one")
     for place, image in enumerate(saved):
         source = saved[place - place % (1 + edits)]
         if place % (1 + edits) and not ImageChops.difference(source, image).getbbox():
             raise ReleaseError(f"wanted an edit, got the source once more (picture {place})")
-    print(f"ran {name}: {sum(map(len, made.values()))} pictures")
+    print(f"ran {name}: {len(made)} pictures")
 
 
 def picture(server, image):

@@ -23,7 +23,15 @@ from PIL import Image
 from tools.comfy_server import ROOT, ComfyServer, ServerError
 from tools.contact_sheet import FAINT, compared, contact_sheet
 from tools.thumbnails import save_thumbnails
-from tools.workflow_api import api_form, names, prompt_pair, uses_demo_model, without_blend, without_p2p
+from tools.workflow_api import (
+    api_form,
+    names,
+    prompt_pair,
+    saved_pictures,
+    uses_demo_model,
+    without_blend,
+    without_p2p,
+)
 
 TILE = 256  # pixels
 FIRST = "word_swap"
@@ -55,7 +63,8 @@ def main():
                 make(server, sheet)
                 out.mkdir(parents=True, exist_ok=True)
                 path = out / f"{sheet.name}.png"
-                sheet.draw(server).save(path, optimize=True)
+                picture = sheet.draw(server)
+                (in_few_colours(picture) if arguments.docs else picture).save(path, optimize=True)
                 print(path, flush=True)
             if arguments.docs:
                 save_thumbnails({sheet.name: sheet.pictures_by_seed(server) for sheet in sheets}, names())
@@ -72,14 +81,17 @@ def main():
     return 0
 
 
+def in_few_colours(picture):
+    """A third of the bytes, for the pictures that come with the pack."""
+    return picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+
+
 def make(server, sheet):
     """Queue every prompt of a sheet and wait for them all, with a progress bar."""
     runs = {label: server.queue(prompt) for label, prompt in sheet.prompts.items()}
     for done, (label, prompt_id) in enumerate(runs.items()):
         progress(done, len(runs), sheet.name)
-        sheet.results[label] = {
-            sheet.prompts[label][node]["class_type"]: images for node, images in server.wait(prompt_id).items()
-        }
+        sheet.results[label] = server.wait(prompt_id)
     progress(len(runs), len(runs), sheet.name)
 
 
@@ -98,7 +110,7 @@ class Sheet:
     Attributes:
         prompts: what to run, in API form: EDITED -> the workflow itself, UNBLENDED -> without its local blend,
             a target's text -> without our nodes.
-        results: the same keys -> kind of node -> the images it gave, filled in by :func:`make`.
+        results: the same keys -> node -> the images it gave, filled in by :func:`make`.
     """
 
     def __init__(self, name, prompt):
@@ -113,10 +125,13 @@ class Sheet:
             self.prompts.pop(self.source, None)  # a fader keeps the words: without our nodes, the source picture again
 
     def pictures(self, server, label, kind="SaveImage"):
-        """What the nodes of a kind gave in one run."""
-        return [
-            Image.open(io.BytesIO(server.image(image))).convert("RGB") for image in self.results[label].get(kind, ())
-        ]
+        """What the nodes of a kind gave in one run; what was saved, seed by seed, the source first."""
+        prompt, shown = self.prompts[label], self.results[label]
+        if kind == "SaveImage":
+            images = saved_pictures(prompt, shown)
+        else:
+            images = [image for node in shown if prompt[node]["class_type"] == kind for image in shown[node]]
+        return [Image.open(io.BytesIO(server.image(image))).convert("RGB") for image in images]
 
     def own_sheet(self, server):
         return next((made for kind in SHEETS if (made := self.pictures(server, EDITED, kind))), [])

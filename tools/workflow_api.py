@@ -18,6 +18,7 @@ PASSED_ON = {
     "P2PNullTextOptimize": "negative",
     "P2PPairFromConditioning": "target_conditioning",
     "P2PComposite": "images",
+    "P2PCompare": "images",
 }
 
 
@@ -70,11 +71,29 @@ def _text(prompt, value):
     return prompt[value[0]]["inputs"]["value"] if _is_link(value) else value
 
 
+def saved_pictures(prompt, shown):
+    """What a run saved, seed by seed, the source first, then its edits.
+
+    Args:
+        prompt: API form; one Save Image for all, or one behind each of P2P Compare's outputs, ``source`` and ``edits``.
+        shown: node id -> its images, as the server lists them.
+    """
+    saved = {
+        node["inputs"]["images"][1]: shown[key]
+        for key, node in prompt.items()
+        if node["class_type"] == "SaveImage" and key in shown
+    }
+    sources, edits = saved.get(0, []), saved.get(1, [])
+    each = len(edits) // max(1, len(sources))
+    return [image for seed, source in enumerate(sources) for image in (source, *edits[seed * each : (seed + 1) * each])]
+
+
 def without_p2p(prompt):
     """For each edit, the stock graph that draws its target prompt: what one gets without Prompt-to-Prompt.
 
-    The pair becomes a CLIPTextEncode of that target, or the conditioning that it was made from; MODEL links skip our
-    nodes, and nodes that only make sense with them go. Seeds, sampler and everything else stay.
+    The pair becomes a CLIPTextEncode of that target, or the conditioning that it was made from; links skip our nodes,
+    and nodes that only make sense with them go: what saved the source saves the picture. Seeds, sampler and everything
+    else stay.
 
     Returns:
         One API-form prompt per edit, in the order of the edits.

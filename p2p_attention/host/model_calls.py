@@ -84,6 +84,8 @@ def take_part(
         if pinned is not None:
             denoised = pinned.denoised(denoised, step)
         for blend in blends:
+            blend.see(denoised)
+        for blend in blends:
             if blend.active(step):
                 blend.update(taps.areas, denoised.device)
                 denoised = blend.apply(denoised)

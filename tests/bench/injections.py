@@ -54,7 +54,7 @@ def _queries(image, **settings):
     return f"queries {image:g}{where}", Method(0.0, image, "queries and keys", **settings)
 
 
-WINDOWS = ((0.4, 0.2), (0.8, 0.2), (0.8, 0.4), (0.8, 0.6), (0.8, 0.8))
+WINDOWS = ((0.4, 0.2), (0.4, 0.4), (0.4, 0.6), (0.8, 0.2), (0.8, 0.4), (0.8, 0.6), (0.8, 0.8))
 METHODS = dict(
     [
         ("free, same noise", Method(0.0, 0.0)),
@@ -214,9 +214,7 @@ def main(arguments) -> None:
     numbers = range(arguments.first, arguments.first + arguments.scenes)
     named = [part.strip() for part in arguments.methods.split(";") if part.strip()]
     parts = [part for part in named if part not in METHODS]
-    methods = [
-        name for name in (*ENDS, *METHODS) if not named or name in named or any(part in name for part in parts)
-    ]
+    methods = [name for name in (*ENDS, *METHODS) if not named or name in named or any(part in name for part in parts)]
     shard, shards = map(int, arguments.shard.split("/"))
     if not arguments.table:
         make_pictures(Bench(), numbers[shard::shards], methods)

@@ -4,7 +4,7 @@ A source picture and its counterfactual (the same layout, drawn for the edited c
 and shown to the model as source and edit, so that the maps are those of a run that draws exactly these two pictures.
 The mask is compared with the union of the two true masks of the thing that is edited. Then the edit itself: the
 source row is held on the true picture, the edited row runs freely from the same noise, with each mask and without; and
-what P2P Composite makes of it, with the picture's own pixels as source.
+what P2P Composite makes of it, with the picture's own pixels as source. What else a mask can be made of: ``masks.py``.
 
     python dev.py bench blend [--scenes 36] [--model flow [--layers all]]
 """
@@ -121,6 +121,7 @@ class Bench(real_images.Bench):
             {"threshold": 0.3, "spread": False, "grow": 1},  # the paper's, but for the minimum that is taken off
             {"threshold": 0.3, "spread": True, "grow": 0},
             {"threshold": 0.4, "spread": True, "grow": 0},
+            {"threshold": 0.3, "spread": True, "grow": 0, "mask_from": "words and change"},
         ):
             name = ", ".join(f"{name} {value}" for name, value in settings.items())
             edits[name] = self.blend(model, pair, "own", **settings)

@@ -314,7 +314,9 @@ def main() -> None:
     parser.add_argument("--model", choices=("unet", "flow"), default="unet")
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="flow: number of the first scene; others to report with")
-    parser.add_argument("--methods", default="", help="flow: these, or those whose names hold one of these, between semicolons")
+    parser.add_argument(
+        "--methods", default="", help="flow: these, or those whose names hold one of these, between semicolons"
+    )
     parser.add_argument("--shard", default="0/1", help="i/n: only every n-th scene, from i; for several processes")
     parser.add_argument("--null-text", choices=("too", "only", "none"), default="too", help="half of all the time")
     parser.add_argument("--table", action="store_true", help="only print the table of the pictures there are")

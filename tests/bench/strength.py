@@ -19,7 +19,8 @@ from real_images import CFG_OF, STEPS, Case
 RUNGS = {
     f"cross_end {cross:g}, self_end {self_attention:g}": (cross, self_attention)
     for cross, self_attention in (
-        (1.0, 1.0), (0.95, 0.8), (0.9, 0.6), (0.8, 0.4), (0.65, 0.3), (0.5, 0.2), (0.35, 0.1), (0.2, 0.0), (0.0, 0.0)
+        (1.0, 1.0), (0.95, 0.8), (0.9, 0.6), (0.8, 0.4), (0.65, 0.3), (0.5, 0.2), (0.35, 0.1), (0.2, 0.0), (0.0, 0.0),
+        (0.6, 0.6), (0.4, 0.4), (0.4, 0.2),
     )
 }  # fmt: skip
 

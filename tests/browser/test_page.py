@@ -11,7 +11,7 @@ from said_on_nodes import said_until_it_is_mended
 
 from tools.comfy_server import PACK, ROOT
 from tools.the_page import WORKFLOWS, open_workflow, read, screenshot, use_renderer
-from tools.workflow_api import api_form, prompt_pair, uses_demo_model
+from tools.workflow_api import api_form, prompt_pair, saved_pictures, uses_demo_model
 
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 
@@ -55,6 +55,24 @@ def test_every_node_has_a_help_page(server):
         assert server.get(f"/extensions/{PACK}/docs/{name}.md").strip(), name
 
 
+def test_a_help_page_leads_to_the_tutorial(page, server):
+    """From the page's own panel, whose links would else lead nowhere."""
+    open_workflow(page, ROOT / "workflows" / "word_swap.json")
+    page.evaluate("app.canvas.selectItems([app.graph.nodes.find(n => n.type === 'P2PAttentionReplace')])")
+    page.get_by_test_id("info-button").dispatch_event("click")  # it may be under the tabs
+    link = page.locator(".node-help-content").get_by_role("link", name="tutorial")
+    link.scroll_into_view_if_needed()
+    screenshot(page, "help", fit=False)
+    with page.context.expect_page() as opened:
+        link.click()
+    opened.value.wait_for_load_state()
+    assert opened.value.locator("h1").inner_text() == "Prompt-to-Prompt, figure by figure"
+    assert opened.value.locator("img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+    opened.value.get_by_role("link", name="README").first.click()
+    opened.value.wait_for_selector("h1:has-text('Prompt-to-Prompt for ComfyUI')")
+    opened.value.close()
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_no_two_nodes_of_a_workflow_overlap(path):
     title = 30  # pixels above a node's position
@@ -88,7 +106,7 @@ def test_run_makes_the_pictures(page, server, name):
     assert not answer["node_errors"]
 
     shown = server.wait(answer["prompt_id"])
-    images = next(shown[node] for node in shown if prompt[node]["class_type"] == "SaveImage")
+    images = saved_pictures(prompt, shown)
     pictures = [Image.open(io.BytesIO(server.image(image))).convert("RGB") for image in images]
     rows = 1 + len(prompt_pair(prompt)[1])
     empty = (node["inputs"]["batch_size"] for node in prompt.values() if node["class_type"] == "EmptyLatentImage")
@@ -100,7 +118,7 @@ def test_run_makes_the_pictures(page, server, name):
         for picture in edited:
             assert max(ImageStat.Stat(ImageChops.difference(source, picture)).mean) > 1, "the edit changed nothing"
 
-    # The page shows them on its SaveImage node, too, and masks and maps on the nodes that show those.
+    # The page shows them on its SaveImage nodes, too, and masks and maps on the nodes that show those.
     showing = {
         key
         for key, node in prompt.items()

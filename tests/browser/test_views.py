@@ -8,7 +8,7 @@ from PIL import Image, ImageChops, ImageStat
 
 from tools.comfy_server import ROOT
 from tools.the_page import PATIENCE_MS, WORKFLOWS, open_workflow, queued, read, screenshot, use_renderer
-from tools.workflow_api import api_form
+from tools.workflow_api import api_form, saved_pictures
 
 CHANGED = 30_000  # ms, in which the page has shown a change
 # Whether the classic canvas shows a node as a fresh drawing of it does.
@@ -40,6 +40,16 @@ OUT_OF_PLACE = """() => {
         b.left >= g.left && b.left < g.right && b.top + 30 >= g.top && b.top + 30 < g.bottom
         && (b.top < g.top || b.bottom > g.bottom || b.right > g.right)).map(b => [g.title, b.type]));
     return [...overlaps, ...outside];
+}"""
+READABLE = 0.6  # of the zoom
+OUT_OF_SIGHT = """() => {
+    const { ds, canvas } = app.canvas;
+    const inside = (from, length, offset, all) =>
+        (from + offset) * ds.scale >= 0 && (from + length + offset) * ds.scale <= all;
+    return app.graph.groups.filter(({ _bounding: [left, top, width, height] }) =>
+        !inside(left, width, ds.offset[0], canvas.clientWidth) ||
+        !inside(top, height, ds.offset[1], canvas.clientHeight)
+    ).map(({ title }) => title);
 }"""
 
 
@@ -144,10 +154,24 @@ def take_away_what_is_offered(page, path):
         dialog.wait_for(state="detached")
 
 
-def test_every_workflow_opens_whole(page, renderer):
-    """Nothing is missing, every value and the API form are kept, each node has its view once, and its place."""
+@pytest.fixture
+def small_screen(page):
+    size = page.viewport_size
+    page.set_viewport_size({"width": 1280, "height": 720})
+    yield
+    page.set_viewport_size(size)
+
+
+def test_every_workflow_opens_whole(page, renderer, small_screen):
+    """Nothing is missing, every value and the API form are kept, each node has its view once, and its place.
+
+    On a small screen all of it is in sight, and so large that the classic canvas writes its texts.
+    """
     for path in WORKFLOWS:
         open_workflow(page, path)
+        if renderer == "classic":
+            assert page.evaluate("app.canvas.ds.scale") >= READABLE, path.stem
+            assert page.evaluate(OUT_OF_SIGHT) == [], path.stem
         page.wait_for_selector(".p2p-pair:not(.p2p-pending) .p2p-chip", state="attached")
         page.wait_for_timeout(300)  # the views take the room that they need
         saved = {each["id"]: each.get("widgets_values") or [] for each in read(path)["nodes"]}
@@ -170,6 +194,24 @@ def test_every_workflow_opens_whole(page, renderer):
         "document.querySelectorAll('link[href*=\"p2p.css\"]').length]"
     )
     assert once == [1, 1]
+
+
+def test_new_nodes_are_wide_enough(page, renderer):
+    """Of their titles nothing is cut, of their views nothing is in a narrow column; a demo picture keeps its seed."""
+    page.evaluate("app.graph.clear()")
+    shown = page.evaluate(
+        """() => Object.keys(LiteGraph.registered_node_types).filter(type => type.startsWith('P2P')).map(type => {
+            const node = LiteGraph.createNode(type)
+            app.graph.add(node)
+            const pen = app.canvas.canvas.getContext('2d')
+            pen.font = '14px Inter, Arial'
+            return [type, node.size[0], pen.measureText(node.title).width,
+                node.widgets?.find(w => w.name === 'control_after_generate')?.value ?? null]
+        })"""
+    )
+    assert len(shown) == 20
+    assert [each for each in shown if each[1] < max(270, each[2] + 60)] == []
+    assert {type: after for type, _, _, after in shown if after} == {"P2PDemoPicture": "fixed"}
 
 
 # ------------------------------------------------------------------------------------------------------ the prompt pair
@@ -397,6 +439,57 @@ def test_a_broken_line_is_named(page, renderer):
     assert "mushroom 0.4" in page.locator(".p2p-words .p2p-error").inner_text()
 
 
+def set_value(page, kind, name, wanted):
+    page.evaluate(
+        "([kind, name, wanted]) => { const n = app.canvas.graph.nodes.find(n => n.type === kind);"
+        "const w = n.widgets.find(w => w.name === name); w.value = wanted; w.callback?.(wanted) }",
+        [kind, name, wanted],
+    )
+
+
+def test_what_is_wrong_is_said_before_the_run(page, renderer):
+    """In sight on the node, also in a light theme; what is mended is said no more, and takes no room."""
+    kind = "P2PLocalBlendMask"
+    open_workflow(page, workflow("local_blend"))
+    look_at(page, kind)
+    page.wait_for_selector(".p2p-words .p2p-pick")
+    page.wait_for_timeout(600)  # each view has looked at the whole graph
+    warning = page.locator(".p2p-warning")
+    assert warning.count() == 0
+    before = value(page, kind, "words")
+    set_value(page, kind, "words", f"{before}, snow")
+    page.wait_for_selector(".p2p-warning:has-text('“snow” is in none of the prompts. Their words: a, tree')")
+    screenshot(page, f"warned_{renderer}", fit=False)
+    view = page.locator(".p2p-view", has=warning).bounding_box()
+    box = warning.bounding_box()
+    assert view["y"] <= box["y"] and box["y"] + box["height"] <= view["y"] + view["height"] + 1, "it is scrolled away"
+
+    set_value(page, kind, "edit", 9)
+    page.wait_for_selector(".p2p-warning:has-text('No edit 9: the pair has 1 edited prompt.')")
+    set_palette = "name => app.extensionManager.setting.set('Comfy.ColorPalette', name)"
+    try:
+        for palette in ("light", "dark"):
+            page.evaluate(set_palette, palette)
+            page.wait_for_timeout(300)
+            ground = colour(page, page.locator(".p2p-hints", has=warning), "backgroundColor")
+            assert contrast(colour(page, warning, "color"), ground) >= 4.5, palette
+    finally:
+        page.evaluate(set_palette, "dark")
+
+    set_value(page, kind, "edit", 0)
+    set_value(page, kind, "words", before)
+    page.wait_for_function("!document.querySelector('.p2p-warning')")
+    mode = "mode => app.graph.nodes.filter(n => n.inputs.some(i => i.name === 'pair')).forEach(n => { n.mode = mode })"
+    page.evaluate(mode, 4)  # bypassed
+    page.wait_for_selector(".p2p-pair + .p2p-hints > .p2p-warning:has-text('No edit: the pair’s conditioning goes')")
+    page.evaluate(mode, 0)
+    page.wait_for_function("!document.querySelector('.p2p-warning')")
+    assert page.evaluate("[...document.querySelectorAll('.p2p-hints')].map(e => e.offsetHeight).every(h => h === 0)")
+    if renderer == "classic":
+        page.wait_for_timeout(100)
+        assert node(page, kind, DRAWN_AS_IT_IS)
+
+
 def test_faders_are_dragged(page, renderer):
     """A word's chip, up for more of it and down for less; a click takes it out again."""
     open_workflow(page, workflow("edit"))
@@ -423,6 +516,32 @@ def test_faders_are_dragged(page, renderer):
     wait_for_value(page, "P2PEdit", "words", "grass: 0.9")
     page.keyboard.press("Control+z")
     wait_for_value(page, "P2PEdit", "words", "grass: 1")
+
+
+def test_a_sentence_becomes_the_target(page, renderer):
+    """Shown while it is typed, written when one agrees, and one step for Undo."""
+    open_workflow(page, workflow("edit"))
+    look_at(page, "P2PEdit")
+    source, before = (value(page, "P2PEdit", name) for name in ("source", "target"))
+    box = page.get_by_label("What to change, as a sentence")
+    box.fill("make the zebra a dog")
+    page.wait_for_selector(".p2p-instructed:has-text('“zebra” is not in the prompt')")
+    thing = source.split()[1]
+    box.fill(f"{thing} -> dog; more grass")
+    wanted = source.replace(thing, "dog")
+    page.wait_for_selector(f".p2p-instructed:has-text('{wanted}'):has-text('grass: 2')")
+    assert value(page, "P2PEdit", "target") == before, "nothing is written unasked"
+    screenshot(page, f"instruction_{renderer}", fit=False)
+    box.press("Delete")
+    box.press("Enter")
+    wait_for_value(page, "P2PEdit", "target", wanted)
+    wait_for_value(page, "P2PEdit", "words", "grass: 2")
+    assert box.input_value() == ""
+    assert node(page, "P2PEdit", "n => n.inputs.length"), "Delete in the box took the node"
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Control+z")
+    wait_for_value(page, "P2PEdit", "target", before)
+    wait_for_value(page, "P2PEdit", "words", "")
 
 
 # ------------------------------------------------------------------------------------------------------ graphs
@@ -534,7 +653,7 @@ def test_pointing_at_a_word_shows_its_map(page, server, renderer):
     chips.nth(0).evaluate("e => e.blur()")
     assert difference(pointed, picture(stage)) < 1, "a clicked word stays"
     assert page.locator(".p2p-map").get_attribute("aria-label").startswith("cat")
-    assert len(shown) == 2
+    assert len(shown) == 3  # the maps, the source, the edit
     screenshot(page, f"maps_{renderer}", fit=False)
 
     # The run has told the server which CLIP is connected.
@@ -542,12 +661,12 @@ def test_pointing_at_a_word_shows_its_map(page, server, renderer):
 
 
 def test_the_line_between_source_and_edit(page, server, renderer):
-    images = run(page, server, "compare")
+    shown = run(page, server, "compare")
     page.wait_for_selector(".p2p-stage img")
     look_at(page, "P2PCompare")
     stage, slider = page.locator(".p2p-stage"), page.locator(".p2p-stage input")
     page.wait_for_function("[...document.querySelectorAll('.p2p-stage img')].every(i => i.complete && i.naturalWidth)")
-    (saved,) = [each for each in images.values() if len(each) == 6]
+    saved = saved_pictures(api_form("compare"), shown)
     source, edited = (Image.open(io.BytesIO(server.image(each))).convert("RGB") for each in saved[:2])
     slider.focus()
     page.keyboard.press("Shift+Tab")
@@ -597,6 +716,18 @@ def test_the_line_between_source_and_edit(page, server, renderer):
     page.locator(".p2p-table button").nth(4).click()  # the second seed's first edit
     page.wait_for_selector(".p2p-by-line")
     assert "00005" in page.locator(".p2p-stage img").nth(1).get_attribute("src")
+
+
+def test_nothing_is_out_of_place_after_a_run(page, server, renderer):
+    """Nodes grow when they have something to show, in the room that is kept for it."""
+    for name in ("word_swap", "attention_maps", "edit", "edit_photo", "local_blend"):
+        shown = run(page, server, name)
+        page.wait_for_function("shown => shown.every(id => app.nodeOutputs[id]?.images)", arg=list(shown))
+        page.wait_for_selector(".p2p-stage img", state="attached")
+        page.wait_for_load_state("networkidle")
+        page.wait_for_timeout(700)  # each view has looked, and has taken the room that it needs
+        assert page.evaluate(OUT_OF_PLACE) == [], name
+        screenshot(page, f"after_{name}_{renderer}", fit=False)
 
 
 def test_a_whole_edit_says_what_it_did(page, server, renderer):

@@ -669,3 +669,70 @@ def test_spread_in_two_images_and_separate_calls(sampling, swap_and_phrase, monk
     monkeypatch.setattr(BaseModel, "memory_required", lambda *_, **__: 1e30)
     apart = sample(sampling, model, conditioning, latent(2, 8, 8))
     assert relative_error(apart, together) < FLOAT32
+
+
+# ---- words and change
+
+CHANGE = {"mask_from": "words and change", "threshold": 0.3, "words": ""}
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_sde", "uni_pc", "dpm_fast"])
+def test_masks_from_words_and_change(sampling, sampler):
+    """Two seeds and three edits: outside of each one's own mask it is the source, and the masks are shown."""
+    conditioning, pair = sampling.pair(SWAP, PHRASE, "a lion on a blue chair")
+    model, masks = blend(sampling, pair, sampling.edit(pair), **CHANGE)
+    samples = sample(sampling, model, conditioning, latent(2, 16, 16), sampler_name=sampler)
+    mask = masks_of(masks, samples)
+    assert mask.shape == (2, 3, 16, 16)
+    check_outside(samples, mask, edits=3)
+    different = itertools.combinations(mask.flatten(0, 1), 2)
+    assert not any(torch.equal(one, other) for one, other in different)
+    shown, _ = sampling.run_node("P2PShowBlendMask", masks=masks, latent={"samples": samples})
+    assert torch.equal(shown[:, ::8, ::8], mask.flatten(0, 1))
+
+
+def test_words_alone_are_the_default_and_do_not_look_at_predictions(sampling, swap, host, monkeypatch):
+    """A workflow that was saved without the input gives the very same latents."""
+    conditioning, pair, edited = swap
+    changes = sample(sampling, blend(sampling, pair, edited, **CHANGE)[0], conditioning)
+    named = sample(sampling, blend(sampling, pair, edited, mask_from="words", threshold=0.3)[0], conditioning)
+    monkeypatch.setattr(host.module("p2p_attention.blend").BlendRun, "see", lambda *_: None)
+    saved = sample(sampling, blend(sampling, pair, edited, threshold=0.3)[0], conditioning)
+    assert torch.equal(saved, named) and not torch.equal(saved, changes)
+
+
+def test_changes_of_a_run_are_not_seen_by_the_next(sampling, swap):
+    conditioning, pair, edited = swap
+    model, masks = blend(sampling, pair, edited, **CHANGE)
+    first = sample(sampling, model, conditioning)
+    mask = masks_of(masks, first)
+    other = sample(sampling, model, conditioning, seed=8)
+    assert not torch.equal(masks_of(masks, other), mask)
+    again = sample(sampling, model, conditioning)
+    assert torch.equal(again, first) and torch.equal(masks_of(masks, again), mask)
+
+
+def test_changes_are_those_before_any_blend(sampling, swap_and_phrase, host, monkeypatch):
+    """Each of two blends sees what the model predicts, whichever is applied first."""
+    module, seen = host.module("p2p_attention.blend"), []
+    monkeypatch.setattr(module.BlendRun, "see", lambda self, denoised: seen.append((self.blend, denoised.clone())))
+    conditioning, pair, model = swap_and_phrase
+    for edit in (1, 2):
+        model, _ = blend(sampling, pair, model, edit=edit, start=0.0, **CHANGE)
+    sample(sampling, model, conditioning)
+    assert len(seen) == 2 * STEPS
+    for (one, first), (other, second) in zip(seen[::2], seen[1::2], strict=True):
+        assert one is not other and torch.equal(first, second)
+
+
+def test_words_and_change_in_separate_calls(sampling, swap, monkeypatch):
+    from comfy.model_base import BaseModel
+
+    conditioning, pair, edited = swap
+    model, masks = blend(sampling, pair, edited, **CHANGE)
+    together = sample(sampling, model, conditioning)
+    mask = masks_of(masks, together)
+    monkeypatch.setattr(BaseModel, "memory_required", lambda *_, **__: 1e30)
+    samples = sample(sampling, model, conditioning)
+    check_outside(samples, masks_of(masks, samples))
+    assert relative_error(samples, together) < 1e-3 and torch.equal(masks_of(masks, samples), mask)

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p_attention import blend as blending
-from p2p_attention.blend import BlendRun, Region, _soften
+from p2p_attention.blend import BlendRun, Region
+from p2p_attention.changed import soften
 from p2p_attention.maps import MapRun, spread
 
 local_blend = functools.partial(blending.local_blend, spread=False)  # its maps as they are; see the last tests
@@ -286,7 +287,7 @@ def test_what_is_finer_than_a_latent_pixel_counts_by_its_share(swap):
 @given(st.floats(0.1, 4.0), st.integers(0, 10), st.integers(0, 10))
 def test_a_feather_reaches_as_far_as_it_says(feather, y, x):
     mask = spot(y, x, (11, 11))
-    soft = _soften(mask[None, None], feather)[0, 0]
+    soft = soften(mask[None, None], feather)[0, 0]
     reach = -(-feather // 1)
     distance = torch.maximum((torch.arange(11)[:, None] - y).abs(), (torch.arange(11) - x).abs())
     assert not soft[distance > reach].any()
@@ -297,7 +298,7 @@ def test_a_feather_reaches_as_far_as_it_says(feather, y, x):
 
 @pytest.mark.parametrize("feather", [1.0, 2.0, 3.5])
 def test_a_feather_is_a_gaussian_of_half_its_width(feather):
-    soft = _soften(spot(10, 10, (21, 21))[None, None], feather)[0, 0, 10]
+    soft = soften(spot(10, 10, (21, 21))[None, None], feather)[0, 0, 10]
     for distance in range(int(feather) + 1):
         wanted = math.exp(-0.5 * (distance / (feather / 2)) ** 2)
         assert float(soft[10 + distance] / soft[10]) == pytest.approx(wanted, rel=1e-4)
@@ -305,9 +306,9 @@ def test_a_feather_is_a_gaussian_of_half_its_width(feather):
 
 
 def test_feathers_keep_what_is_even():
-    assert torch.equal(_soften(torch.ones(1, 1, 5, 5), 0.0), torch.ones(1, 1, 5, 5))
-    assert torch.allclose(_soften(torch.ones(1, 2, 5, 5), 3.0), torch.ones(1, 2, 5, 5))
-    assert not _soften(torch.zeros(1, 2, 5, 5), 3.0).any()
+    assert torch.equal(soften(torch.ones(1, 1, 5, 5), 0.0), torch.ones(1, 1, 5, 5))
+    assert torch.allclose(soften(torch.ones(1, 2, 5, 5), 3.0), torch.ones(1, 2, 5, 5))
+    assert not soften(torch.zeros(1, 2, 5, 5), 3.0).any()
 
 
 # ---- what it does to latents
@@ -477,3 +478,93 @@ def test_words_are_spread_on_the_grid_of_self_attention(swap):
 
 def test_a_given_mask_alone_asks_for_no_maps(swap):
     assert blending.local_blend(swap, mask=torch.ones(2, 2)).requests == ()
+
+
+# ---- words and change
+
+
+def with_change(swap, words, changes, **settings):
+    """A blend's run whose two words look at ``words``, after predictions that part by ``changes``."""
+    blend = local_blend(swap, threshold=0.3, mask_from="words and change", **settings)
+    maps = MapRun(blend.request, 4)
+    probs = torch.zeros(2, words.numel(), swap.source.length)
+    probs[:, :, 2] = words.flatten()
+    maps.add("pair", 0, probs, tuple(words.shape), tuple(words.shape), None)
+    run = BlendRun(blend, [maps], 1, tuple(words.shape), 4)
+    for each in changes:
+        run.see(torch.stack([torch.zeros(4, *each.shape), each.expand(4, *each.shape)]))
+    run.update({}, torch.device("cpu"))
+    return run
+
+
+LARGE = (16, 16)
+
+
+def square(top, left, size=LARGE):
+    map = torch.zeros(size)
+    map[top : top + 4, left : left + 4] = 1.0
+    return map
+
+
+def test_two_things_that_look_alike_are_told_apart_by_what_changes(swap):
+    both = square(2, 2) + square(10, 10)
+    assert torch.equal(left(with_change(swap, both, [square(2, 2)]))[0, 0], square(2, 2))
+    assert torch.equal(left(with_change(swap, both, [square(10, 10)]))[0, 0], square(10, 10))
+    (mask,) = mask_of(local_blend(swap, threshold=0.3), [both], [both], size=LARGE)
+    assert torch.equal(mask, both), "by the words alone"
+
+
+def test_changes_are_summed_up_over_the_run(swap):
+    both = square(2, 2) + square(10, 10)
+    mask = left(with_change(swap, both, [square(2, 2), square(10, 10)]))[0, 0]
+    assert torch.equal(mask, both)
+
+
+def test_before_any_prediction_the_words_count_alone(swap):
+    both = square(2, 2) + square(10, 10)
+    assert torch.equal(left(with_change(swap, both, []))[0, 0], both)
+
+
+def test_changes_of_enlarged_latents_keep_their_places(swap):
+    both = square(2, 2) + square(10, 10)
+    enlarged = F.interpolate(square(2, 2)[None, None], (24, 24))[0, 0]
+    assert torch.equal(left(with_change(swap, both, [enlarged]))[0, 0], square(2, 2))
+
+
+def test_a_threshold_of_zero_is_everywhere_whatever_changes(swap):
+    blend = local_blend(swap, threshold=0.0, mask_from="words and change")
+    run = run_of(blend, [square(2, 2)[None]] * 2, size=LARGE)
+    run.see(torch.rand(2, 4, *LARGE))
+    run.update({}, torch.device("cpu"))
+    assert left(run).all()
+
+
+def test_excluded_words_are_cut_out_of_what_changes(toy):
+    pair = toy.pair("a cat on grass", "a dog on grass")
+    blend = local_blend(pair, "cat, dog", "grass", threshold=0.3, mask_from="words and change")
+    thing, grass = square(2, 2), square(4, 4)
+    run = run_of(blend, [torch.stack([thing, grass])] * 2, size=LARGE)
+    run.see(torch.stack([torch.zeros(4, *LARGE), thing.expand(4, *LARGE)]))
+    run.update({}, torch.device("cpu"))
+    assert torch.equal(left(run)[0, 0], thing * (1 - grass))
+
+
+def test_the_words_alone_do_not_look_at_predictions(swap):
+    blend = local_blend(swap, threshold=0.3)
+    assert blend.mask_from == "words"
+    both = square(2, 2) + square(10, 10)
+    run = run_of(blend, [both[None]] * 2, size=LARGE)
+    before = run.mask.clone()
+    run.see(torch.rand(2, 4, *LARGE))
+    run.update({}, torch.device("cpu"))
+    assert torch.equal(run.mask, before)
+
+
+def test_given_masks_alone_do_not_look_at_predictions(swap):
+    mask = torch.rand(1, *SIZE)
+    assert torch.equal(given_masks(swap, mask, 1, mask_from="words and change")[0], mask)
+
+
+def test_no_such_way(swap):
+    with pytest.raises(ValueError, match="mask_from to be one of"):
+        local_blend(swap, mask_from="change")

@@ -5,7 +5,17 @@ import json
 
 import pytest
 
-from tools.workflow_api import WORKFLOWS, api_form, edits, names, prompt_pair, without_blend, without_p2p
+from tools.workflow_api import (
+    WORKFLOWS,
+    api_form,
+    edits,
+    names,
+    prompt_pair,
+    saved_pictures,
+    uses_demo_model,
+    without_blend,
+    without_p2p,
+)
 
 
 def test_every_workflow_has_an_api_form_and_no_other_is_there():
@@ -20,6 +30,39 @@ def test_an_api_form_has_the_nodes_of_its_workflow(name):
     saved = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     kinds = {str(node["id"]): node["type"] for node in saved["nodes"] if "Note" not in node["type"]}
     assert {key: node["class_type"] for key, node in api_form(name).items()} == kinds
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_workflow_compares_its_pictures_and_saves_source_and_edits_apart(name):
+    prompt = api_form(name)
+    kinds = {node["class_type"] for node in prompt.values()}
+    if "P2PGrid" in kinds or not prompt_pair(prompt)[1]:  # its picture is a sheet; or there is no edit
+        return
+    (compare,) = (key for key, node in prompt.items() if node["class_type"] == "P2PCompare")
+    pair, output = prompt[compare]["inputs"]["pair"]
+    assert pair == prompt_pair(prompt)[2] and output == (3 if "P2PEdit" in kinds else 1)
+    assert {(*node["inputs"]["images"], node["inputs"]["filename_prefix"]) for node in saves(prompt)} == {
+        (compare, 0, f"p2p_{name}_source"),
+        (compare, 1, f"p2p_{name}_edit"),
+    }
+    if uses_demo_model(prompt):
+        assert [len(saves(each)) for each in without_p2p(prompt)] == [1] * len(prompt_pair(prompt)[1])
+        assert len(saves(without_blend(prompt))) == 2
+
+
+def saves(prompt):
+    return [node for node in prompt.values() if node["class_type"] == "SaveImage"]
+
+
+def test_pictures_are_in_the_order_of_seeds():
+    def save(*images):
+        return {"class_type": "SaveImage", "inputs": {"images": list(images)}}
+
+    apart = {"1": save("7", 1), "2": save("7", 0)}
+    assert saved_pictures(apart, {"1": ["b", "c", "e", "f"], "2": ["a", "d"]}) == ["a", "b", "c", "d", "e", "f"]
+    together = {"1": save("7", 0), "2": {"class_type": "P2PAttentionMaps", "inputs": {}}}
+    assert saved_pictures(together, {"1": ["a", "b"], "2": ["a sheet"]}) == ["a", "b"]
+    assert saved_pictures(together, {"2": ["a sheet"]}) == []
 
 
 @pytest.fixture
@@ -72,7 +115,8 @@ def test_a_pair_of_conditionings(prompt):
 
 
 def test_without_a_whole_edit_in_one_node(prompt):
-    """Its prompts become texts, its masks and pair go with what needs them, a composite hands its pictures on."""
+    """Its prompts become texts, its masks and pair go with what needs them; a composite and what compares source and
+    edit hand their pictures on."""
 
     def made(kind, **inputs):
         return {"class_type": kind, "inputs": inputs}
@@ -84,8 +128,9 @@ def test_without_a_whole_edit_in_one_node(prompt):
         "4": made("VAEDecode", samples=["3", 0], vae=["1", 2]),
         "5": made("P2PShowBlendMask", masks=["2", 4], latent=["3", 0]),
         "6": made("P2PComposite", images=["4", 0], pair=["2", 3], masks=["5", 0]),
-        "7": made("SaveImage", images=["6", 0]),
+        "7": made("SaveImage", images=["8", 0]),
         "8": made("P2PCompare", images=["6", 0], pair=["2", 3]),
+        "9": made("SaveImage", images=["8", 1]),
     }
     kept = copy.deepcopy(prompt)
     assert prompt_pair(prompt) == ("a cat", ["a dog"], "2")
