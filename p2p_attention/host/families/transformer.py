@@ -25,7 +25,7 @@ from ..encoders import name_of, read_prompt
 from .family import Grid, Layer
 from .override import install_override
 
-STRENGTHS: Strengths = ((0.0, 1.0, 1.0), (0.25, 0.9, 0.6), (0.5, 0.65, 0.3), (0.75, 0.35, 0.1), (1.0, 0.0, 0.0))
+STRENGTHS: Strengths = ((0.0, 1.0, 1.0), (0.25, 0.6, 0.6), (0.5, 0.4, 0.4), (0.75, 0.4, 0.2), (1.0, 0.0, 0.0))
 CALL_KEY = "p2p_call"  # what is known of a model call, for its attention calls
 KINDS_WITH = {"cross": {"joint", "cross"}, "self": {"joint", "self"}}  # kinds of calls that have such maps
 
