@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from html import escape
+from importlib import import_module
 from pathlib import Path
 
 from aiohttp import web
@@ -85,10 +86,10 @@ def within(text: str, folder: Path, language: str = "") -> str:
 def as_html(text: str) -> str | None:
     """None where the host has nothing to render Markdown with."""
     try:
-        from markdown_it import MarkdownIt
+        markdown_it = import_module("markdown_it")
     except ImportError:
         return None
-    rendered = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    rendered = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     return re.sub(r"<(h\d)>(.*?)</\1>", _with_anchor, rendered)
 
 
