@@ -31,6 +31,7 @@ from .record import BlendMasks, Record
 MaskMode = Literal["replace", "intersect", "union"]
 MaskFrom = Literal["words", "words and change"]
 MASK_MODES, MASKS_FROM = get_args(MaskMode), get_args(MaskFrom)
+FROM_OF_WHOLE_EDITS: MaskFrom = "words and change"  # where one node makes a whole edit
 FRACTION, GROW, FEATHER = (0.0, 1.0), (0, 8), (0.0, 64.0)  # least and most
 FLAT = 1e-5  # relative; a map that varies by less, as single precision does, says nothing about places
 NOTHING_SEEN = (

@@ -72,6 +72,7 @@ def shown(shipped):
         if path.startswith("web/docs/") and path.endswith(".md"):
             page = ROOT / path
             links = re.findall(r"(?:!\[[^]]*\]\(|\bsrc=\")([^)#\s\"]+)", page.read_text(encoding="utf-8"))
-            found = ((page.parent / link).resolve() for link in links if ":" not in link)
+            folder = ROOT / "web" / "docs"  # of a translated page, too: so ComfyUI resolves it
+            found = ((folder / link).resolve() for link in links if ":" not in link)
             pictures |= {each.relative_to(ROOT).as_posix() for each in found}
     return pictures

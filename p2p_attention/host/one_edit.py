@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, get_args
 
-from ..blend import MaskFrom, local_blend
+from ..blend import FROM_OF_WHOLE_EDITS, local_blend
 from ..checks import require_one_of
 from ..edit import NEVER, edited_text, faded_words, swap_and_fade
 from ..invert import SourceRow
@@ -21,7 +21,6 @@ KEEPS = get_args(Keep)
 REFINE_ITERATIONS = 3
 SOURCE_ROW: SourceRow = "pin"
 DIFFERING = "those that differ"
-MASK_FROM: MaskFrom = "words and change"
 
 
 class Photograph(NamedTuple):
@@ -95,9 +94,9 @@ def edit_by_prompt(
         did.append(("P2P Reweight Token", {"words": faders.strip()}))
     masks: Record[BlendMasks] = Everywhere(pair.rows)
     if keep == "everything but the words":
-        blend = local_blend(pair, also=faded, mask_from=MASK_FROM)
+        blend = local_blend(pair, also=faded, mask_from=FROM_OF_WHOLE_EDITS)
         model, masks = attach(model, blend), blend.record
-        inputs = {"threshold": blend.threshold, "start": blend.start, "mask_from": MASK_FROM}
+        inputs = {"threshold": blend.threshold, "start": blend.start, "mask_from": FROM_OF_WHOLE_EDITS}
         if faded:
             same = all(prompt.text == pair.source.text for prompt in pair.targets)
             inputs["words"] = ", ".join([*([] if same else [DIFFERING]), *faded])

@@ -26,8 +26,8 @@ def require_way(edit: Edit, ways: Sequence[Way]) -> None:
     for named in {row.way for row in edit.rows if row is not None}:
         if named not in ways:
             raise ValueError(
-                f"Injection {quoted(named)} is for transformers whose text and picture share one attention: wanted "
-                f"{' or '.join(ways)} for this model. Set injection to {ways[0]}."
+                f"Wanted injection {' or '.join(ways)} for this model, got {quoted(named)}, which is for transformers "
+                f"whose text and picture share one attention. Set injection to {ways[0]}."
             )
 
 

@@ -72,6 +72,7 @@ def toy_family(host, monkeypatch):
         pads_texts = True
         overwrites = False
         strengths = ((0.0, 1.0, 1.0), (1.0, 0.5, 0.0))
+        ways = ("auto", "maps")
 
         def reads(self, clip):
             return isinstance(clip, ToyClip)
