@@ -100,7 +100,7 @@ def _followed(masks: torch.Tensor, sources: torch.Tensor, edits: torch.Tensor) -
     for i, (mask, source, edit) in enumerate(zip(masks, sources, edits, strict=True)):
         change = _mean((edit - source).abs().amax(-1), 1)
         inside = mask > 0.5
-        changed = inside & (change >= _otsu(change[inside])) if inside.any() else inside
+        changed = inside & (change >= otsu(change[inside])) if inside.any() else inside
         whole = _closed(changed.float(), radius)
         guides = torch.cat([source, edit], -1).movedim(-1, 0)
         edges = _guided(whole, guides, radius)
@@ -109,7 +109,7 @@ def _followed(masks: torch.Tensor, sources: torch.Tensor, edits: torch.Tensor) -
     return followed
 
 
-def _otsu(values: torch.Tensor) -> float:
+def otsu(values: torch.Tensor) -> float:
     """The threshold that parts values best into two groups: of the greatest variance between them (Otsu 1979)."""
     low, high = float(values.min()), float(values.max())
     if high - low < SEEN:

@@ -94,14 +94,11 @@ class Bench(real_images.Bench):
 
     def pictures(self, case: Case, methods) -> dict[str, np.ndarray]:
         """Name -> the edit as uint8 (128, 128, 3). Methods that differ in windows and ways are edits of one run."""
-        import torch
-
-        latent = {"samples": self.vae.encode(torch.from_numpy(case.picture)[None].float() / 255)}
+        latent = self.latent_of(case)
         results: dict[str, np.ndarray] = {}
 
         def keep(names, samples):
-            decoded = (self.vae.decode(samples).clamp(0, 1) * 255).round().byte().numpy()
-            results.update(zip(names, decoded, strict=True))
+            results.update(zip(names, self.decoded(samples), strict=True))
 
         if "do nothing" in methods:
             keep(["do nothing"], latent["samples"])

@@ -40,7 +40,7 @@ class Bench(real_images.Bench):
         context = torch.cat([self.encode(text)[0][0] for text in texts])
         latent = {"samples": torch.zeros(len(texts), 4, 16, 16)}
         samples = self.sample(self.model, [[context, {}]], self.empty, latent, seed=first_seed, cfg=self.cfg)
-        return (self.vae.decode(samples).clamp(0, 1) * 255).round().byte()
+        return torch.from_numpy(self.decoded(samples))
 
     def faded(self, text: str, word: str, seed: int):
         """The picture of a text, then with a word at 0 and at 2."""
@@ -53,7 +53,7 @@ class Bench(real_images.Bench):
             (model,) = self.run("P2PReweightToken", model=model, pair=pair, **fader)
         latent = {"samples": torch.zeros(1, 4, 16, 16)}
         samples = self.sample(model, positive, self.empty, latent, seed=seed, cfg=self.cfg)
-        return (self.vae.decode(samples).clamp(0, 1) * 255).round().byte()
+        return torch.from_numpy(self.decoded(samples))
 
 
 def right(bench: Bench, judge, texts: list[str]) -> dict[str, tuple[int, int]]:

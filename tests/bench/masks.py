@@ -61,14 +61,6 @@ class _Columns:
 
 
 class Bench(real_images.Bench):
-    def latent_of(self, case: Case):
-        import torch
-
-        return {"samples": self.vae.encode(torch.from_numpy(case.picture)[None].float() / 255)}
-
-    def decoded(self, samples) -> np.ndarray:
-        return (self.vae.decode(samples).clamp(0, 1) * 255).round().byte().numpy()
-
     def look_at_all_blocks(self) -> None:
         """Of the flow model; the UNet's are looked at anyway."""
         joint = self.host.module("p2p_attention.host.families.joint")
@@ -282,10 +274,10 @@ def stretched(maps):
     return (maps - low) / (high - low).clamp_min(1e-12)
 
 
-def otsu(map):
-    from p2p_attention.composite import _otsu
+def above_otsu(map):
+    from p2p_attention.composite import otsu
 
-    return map >= _otsu(map)
+    return map >= otsu(map)
 
 
 def pieces(map, threshold=0.3, clear=0.85):
@@ -317,7 +309,7 @@ WAYS = {
     "words, threshold 0.3: the present way": lambda s: s.words().amax(0) >= 0.3,
     "words, threshold 0.4": lambda s: s.words().amax(0) >= 0.4,
     "words, threshold 0.5": lambda s: s.words().amax(0) >= 0.5,
-    "words, Otsu's threshold": lambda s: otsu(s.words().amax(0)),
+    "words, Otsu's threshold": lambda s: above_otsu(s.words().amax(0)),
     "words, not spread": lambda s: s.words(hops=0).amax(0) >= 0.3,
     "words, spread twice": lambda s: s.words(hops=2).amax(0) >= 0.3,
     "words, spread three times": lambda s: s.words(hops=3).amax(0) >= 0.3,
@@ -328,12 +320,12 @@ WAYS = {
     "words, clear pieces": lambda s: pieces(s.words().amax(0)),
     "words, threshold 0.4, clear pieces": lambda s: pieces(s.words().amax(0), 0.4),
     "words, grown by a cell": lambda s: widened(s.words().amax(0) >= 0.3),
-    "change alone, Otsu's threshold": lambda s: otsu(s.change()),
+    "change alone, Otsu's threshold": lambda s: above_otsu(s.change()),
     "change alone, threshold 0.3": lambda s: stretched(s.change()) >= 0.3,
-    "change at the end, Otsu's threshold": lambda s: otsu(s.change(last=True)),
-    "words or change": lambda s: (s.words().amax(0) >= 0.3) | otsu(s.change()),
+    "change at the end, Otsu's threshold": lambda s: above_otsu(s.change(last=True)),
+    "words or change": lambda s: (s.words().amax(0) >= 0.3) | above_otsu(s.change()),
     "mean of the words x change, threshold 0.3": lambda s: s.evidence(s.words()) >= 0.3,
-    "mean of the words x change, Otsu's threshold": lambda s: otsu(s.evidence(s.words())),
+    "mean of the words x change, Otsu's threshold": lambda s: above_otsu(s.evidence(s.words())),
     "mean of the words x change, clear pieces": lambda s: pieces(s.evidence(s.words())),
     "mean of the words, clear pieces, widened": lambda s: widened(pieces(s.evidence(s.words(), power=0))),
     "all of it: words and change": new_way,

@@ -157,6 +157,16 @@ class Bench:
         self.model = self.model.clone()
         self.model.add_wrapper_with_key("diffusion_model", "bench", counted)
 
+    def latent_of(self, case: Case):
+        """The host's LATENT of a scene's picture."""
+        import torch
+
+        return {"samples": self.vae.encode(torch.from_numpy(case.picture)[None].float() / 255)}
+
+    def decoded(self, samples) -> np.ndarray:
+        """uint8 (B, 128, 128, 3)."""
+        return (self.vae.decode(samples).clamp(0, 1) * 255).round().byte().numpy()
+
     def sample(self, model, positive, negative, latent, seed=1, cfg=CFG, denoise=1.0):
         return self.run(
             "KSampler", model=model, seed=seed, steps=STEPS, cfg=cfg, sampler_name="euler", scheduler="normal",
@@ -175,16 +185,13 @@ class Bench:
 
         ``null_text``: only that one, which takes as long as all others together; else all but that one.
         """
-        import torch
-
-        latent = {"samples": self.vae.encode(torch.from_numpy(case.picture)[None].float() / 255)}
+        latent = self.latent_of(case)
         positive, pair = self.run("P2PPromptPair", clip=self.clip, source=case.source, target=case.target)
         prompt, target = self.encode(case.source), self.encode(case.target)
         results = {}
 
         def keep(method, samples):
-            decoded = (self.vae.decode(samples).clamp(0, 1) * 255).round().byte().numpy()
-            results[method] = decoded, self.rows
+            results[method] = self.decoded(samples), self.rows
             self.rows = 0
 
         def edited(model):

@@ -28,9 +28,7 @@ RUNGS = {
 class Bench(real_images.Bench):
     def pictures(self, case: Case, rungs) -> dict[str, np.ndarray]:
         """Name -> the edit as uint8 (128, 128, 3)."""
-        import torch
-
-        latent = {"samples": self.vae.encode(torch.from_numpy(case.picture)[None].float() / 255)}
+        latent = self.latent_of(case)
         positive, pair = self.run("P2PPromptPair", clip=self.clip, source=case.source, target=case.target)
         inverted = self.inverted(self.encode(case.source), latent)
         results = {}
@@ -39,7 +37,7 @@ class Bench(real_images.Bench):
             windows = {"cross_start": 0.0, "cross_end": cross, "self_start": 0.0, "self_end": self_attention}
             (model,) = self.run("P2PAttentionReplace", model=inverted, pair=pair, **windows)
             samples = self.sample(model, positive, self.empty, latent, cfg=self.cfg)
-            results[name] = (self.vae.decode(samples[-1:]).clamp(0, 1) * 255).round().byte().numpy()[0]
+            results[name] = self.decoded(samples[-1:])[0]
         return results
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import sys
 import time
 import weakref
-from types import SimpleNamespace
 
 import pytest
 import real_host
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from served import served
 
 
 @pytest.fixture
@@ -23,27 +19,20 @@ def route(host):
 @pytest.fixture
 def ask(route, monkeypatch):
     """POST bodies (JSON, or raw bytes) one after the other; gives (status, answer) of each."""
-    table = web.RouteTableDef()
-    route.add_alignment_route()
-    assert len(table) == 0, "there is no server yet"
-    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=SimpleNamespace(routes=table)))
-    monkeypatch.setitem(sys.modules, "server", server)
-    route.add_alignment_route()
-    route.add_alignment_route()  # a second load of the pack adds nothing
-    assert len(table) == 1
+    talk_to = served(monkeypatch, route.add_alignment_route, 1)
 
-    async def talk(bodies):
-        application = web.Application()
-        application.add_routes(table)
-        answers = []
-        async with TestClient(TestServer(application)) as client:
+    def talk(*bodies):
+        async def conversation(client):
+            answers = []
             for body in bodies:
                 kind = "data" if isinstance(body, bytes) else "json"
                 response = await client.post(route.PATH, **{kind: body})
                 answers.append((response.status, await response.json()))
-        return answers
+            return answers
 
-    return lambda *bodies: asyncio.run(talk(bodies))
+        return talk_to(conversation)
+
+    return talk
 
 
 def test_the_hosts_own_tokenizer_answers_before_a_run(ask):

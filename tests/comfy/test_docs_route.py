@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
-from types import SimpleNamespace
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from served import served
 
 
 @pytest.fixture
@@ -20,24 +17,16 @@ def route(host):
 @pytest.fixture
 def get(route, monkeypatch):
     """GET paths one after the other; gives (status, content type, body) of each."""
-    table = web.RouteTableDef()
-    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=SimpleNamespace(routes=table)))
-    monkeypatch.setitem(sys.modules, "server", server)
-    route.add_docs_route()
-    route.add_docs_route()
-    assert len(table) == 2
+    talk_to = served(monkeypatch, route.add_docs_route, 2)
 
-    async def talk(paths):
-        application = web.Application()
-        application.add_routes(table)
-        answers = []
-        async with TestClient(TestServer(application)) as client:
-            for path in paths:
-                response = await client.get(path)
-                answers.append((response.status, response.content_type, await response.read()))
-        return answers
+    def ask(*paths):
+        async def conversation(client):
+            responses = [await client.get(path) for path in paths]
+            return [(each.status, each.content_type, await each.read()) for each in responses]
 
-    return lambda *paths: asyncio.run(talk(paths))
+        return talk_to(conversation)
+
+    return ask
 
 
 def test_every_page_leads_only_to_what_is_there(route, get):
