@@ -3,8 +3,10 @@
  * texts choose alike. No DOM here.
  */
 
+import { EDIT_BORDER } from './edits.js'
+
 const COMMENTS = /\/\*[\s\S]*?\*\/|\/\/.*/g
-const EDIT_BORDER = /((?:^|\n)[ \t]*---[ \t]*(?=\n|$))/
+const BORDERS = new RegExp(`(${EDIT_BORDER.source})`) // kept among the parts
 
 /** One draw of all choices: the same group of words, where it stands in several texts, gives the same word in each. */
 export class Draw {
@@ -17,7 +19,7 @@ export class Draw {
 
   /** The text as it is sent to the server; edits, between lines `---`, each choose as the source does. */
   resolve(text) {
-    const parts = text.replace(COMMENTS, '').split(EDIT_BORDER)
+    const parts = text.replace(COMMENTS, '').split(BORDERS)
     return parts.map((part, i) => (i % 2 ? part : this.#part(part))).join('')
   }
 

@@ -44,6 +44,13 @@ export class Comparisons {
     this.#changed()
   }
 
+  /** Another graph comes, whose nodes have the same ids as the last one's. */
+  leave() {
+    for (const { timer } of this.#waiting.values()) clearTimeout(timer)
+    this.#waiting.clear()
+    this.#last.clear()
+  }
+
   async #send(question, asked) {
     let told
     try {

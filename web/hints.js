@@ -5,14 +5,13 @@
 
 import { firstChoices, hasChoices } from './choices.js'
 import { kindName } from './columns.js'
-import { meant, plain, splitNames } from './names.js'
+import { splitEdits } from './edits.js'
+import { hasFactor, meant, plain, splitNames, withoutFactor } from './names.js'
 import { t } from './texts.js'
 import { readWindows } from './windows.js'
 
 const SHOWN_WORDS = 12 // of a long prompt; all are drawn above
 const SHOWN_LETTERS = 40 // of a name
-const FACTOR = /\s*:\s*[+-]?(?:\d+\.?\d*|\.\d+)$/
-const EDIT_BORDER = /(?:^|(?<=[\r\n]))[ \t]*---[ \t]*(?=[\r\n]|$)/
 const FROM_CONDITIONING = 'P2PPairFromConditioning'
 const PAIR_NAMES = {
   P2PPromptPair: 'P2P Prompt Pair',
@@ -76,11 +75,6 @@ export function hintsOf(kind, values, told, around) {
   const it = { kind, values, around, edits, source, connected: answer?.tokenizer.connected }
   const [refused, inVain] = SAYS[kind].map((say) => say(it).filter(Boolean))
   return refused.length ? refused : inVain
-}
-
-/** The edited prompts in a text box, as the nodes part them. */
-export function splitEdits(text) {
-  return text.trim() ? text.split(EDIT_BORDER).map((part) => part.trim()) : []
 }
 
 /**
@@ -270,7 +264,7 @@ function wrongReweight(it) {
 
 function wrongFaders({ values: { words }, edits }, scaled) {
   const names = split(words)
-  const without = scaled === false && names.find((name) => !FACTOR.test(name))
+  const without = scaled === false && names.find((name) => !hasFactor(name))
   const none = scaled && words !== undefined && !names.length
   return [
     none && t('No word to fade by the axis scale. Write words of the edited prompt.'),
@@ -348,7 +342,7 @@ function split(text) {
 function unknown(names, prompts, factors = false) {
   if (!prompts?.length) return null
   const absent = names.filter((name) => !prompts.some(({ words }) => mayBeIn(name, words, factors)))
-  const strange = [...new Set(absent.map((name) => (factors ? name.replace(FACTOR, '') : name)))]
+  const strange = [...new Set(absent.map((name) => (factors ? withoutFactor(name) : name)))]
   if (!strange.length) return null
   const counted = strange.some((name) => /#\d+$/.test(name))
   const where = counted ? t('{where}, or not that often', { where: notIn(prompts) }) : notIn(prompts)
@@ -374,7 +368,7 @@ function mayBeIn(name, words, factors = false) {
   if (/embedding:/i.test(name)) return true
   if (places(name, words, factors).length || places(unweighted(name), words, factors).length) return true
   if (isPlain(name)) return false
-  const bare = name.replace(FACTOR, '').replace(/#\d+$/, '')
+  const bare = withoutFactor(name).replace(/#\d+$/, '')
   const line = words.map(({ text }) => text).join('')
   return line.includes('\ufffd') || loose(line).includes(loose(bare))
 }

@@ -3,6 +3,8 @@
  * model. "make the cat a dog", "cat -> dog", "add: at night", "remove: hat", "more snow". No DOM here.
  */
 
+import { splitEdits } from './edits.js'
+import { joinNames, plain, splitNames, withoutFactor } from './names.js'
 import { t } from './texts.js'
 
 const ARTICLE = /^(an?|the|this|that|my|his|her|its|their)\s+/i
@@ -60,14 +62,14 @@ const RULES = [
  */
 export function instructed(instruction, { source, target, words }) {
   const sentences = instruction.split(/[;；\n]/).map((each) => each.trim().replace(/[.!。！]+$/, '').replace(/^please\s+/i, ''))
-  const parts = target.trim() ? target.split(/\n[ \t]*---[ \t]*(?:\n|$)/) : [source]
-  const now = { source: source.trim(), edit: parts.pop().trim() || source.trim(), words: words.trim() }
+  const parts = splitEdits(target)
+  const now = { source: source.trim(), edit: parts.pop() || source.trim(), words: words.trim() }
   if (!now.source) return { error: t('Write first what the picture shows, as the source prompt.') }
   for (const sentence of sentences.filter(Boolean)) {
     const error = follow(sentence, now)
     if (error) return { error }
   }
-  return { target: [...parts.map((part) => part.trim()), now.edit].join('\n---\n'), words: now.words, edit: now.edit }
+  return { target: [...parts, now.edit].join('\n---\n'), words: now.words, edit: now.edit }
 }
 
 /** Change `now`; gives a sentence where that is not possible. */
@@ -130,8 +132,8 @@ function remove(now, what) {
 function fade(now, what, scale) {
   const name = bare(what)
   if (!places(now.edit, name).length) return missing(name, now)
-  const others = now.words.split('\n').filter((line) => line.trim() && !line.toLowerCase().startsWith(`${name.toLowerCase()}:`))
-  now.words = [...others, `${name}: ${scale}`].join('\n')
+  const others = splitNames(now.words).filter((entry) => plain(withoutFactor(entry)) !== plain(name))
+  now.words = [...others, `${name}: ${scale}`].map((entry) => joinNames([entry])).join('\n')
 }
 
 function missing(name, { edit }) {

@@ -31,6 +31,16 @@ export function meant(entry, words) {
   return found.length || !faded ? found : named(faded[1], words)
 }
 
+/** Whether a factor of its own may be written behind an entry's name. */
+export function hasFactor(entry) {
+  return FACTOR.test(entry.trim())
+}
+
+/** An entry without what may be its factor. */
+export function withoutFactor(entry) {
+  return FACTOR.exec(entry.trim())?.[1] ?? entry
+}
+
 /** An entry's name, and the factor written behind it, null where there is none. */
 function parted(entry, prompts) {
   const faded = FACTOR.exec(entry.trim())

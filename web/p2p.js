@@ -93,6 +93,9 @@ app.registerExtension({
     api.addEventListener('execution_success', () => comparisons.forget()) // the connected CLIP may be known now
     document.addEventListener('click', followLinkOfHelp, true)
   },
+  beforeConfigureGraph() {
+    comparisons.leave()
+  },
   nodeCreated(node) {
     if (DRAWN_HERE.includes(node.comfyClass)) chooseAlike(node)
     for (const name of FOLDED[node.comfyClass] ?? []) hostOf(node).fold(name, true) // before it takes room; nodes never shrink

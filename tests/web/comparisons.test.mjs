@@ -68,3 +68,16 @@ test('it does not remember without end', async () => {
   assert.equal(comparisons.get(pair('0', '0')).pending, true)
   assert.deepEqual(comparisons.get(pair('119', '119')), { answer: '119' })
 })
+
+test('nodes of another graph are not told what those of the last one were', async () => {
+  const { comparisons, asked } = made()
+  comparisons.get(pair('a dog'))
+  await sleep(30)
+  comparisons.get(pair('a dog'))
+  comparisons.get(pair('a wolf'))
+  comparisons.leave()
+  assert.deepEqual(comparisons.get(pair('a fox')), { pending: true })
+  await sleep(30)
+  assert.deepEqual(asked, ['a dog', 'a fox'], 'what waited is not asked any more')
+  assert.deepEqual(comparisons.get(pair('a dog')), { answer: 'a dog' }, 'what is known is known')
+})

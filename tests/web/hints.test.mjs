@@ -3,7 +3,8 @@ import { readdirSync, readFileSync } from 'node:fs'
 import test from 'node:test'
 
 import { surroundings } from '../../web/graph.js'
-import { hintsOf, LOOKED_AT, splitEdits } from '../../web/hints.js'
+import { splitEdits } from '../../web/edits.js'
+import { hintsOf, LOOKED_AT } from '../../web/hints.js'
 
 /** As the server answers, words by spaces: each is shared with, or swapped for, the one at its place in the source. */
 function answerTo(source, target, { connected = true, ...more } = {}) {

@@ -83,3 +83,10 @@ test('what cannot be done is said', () => {
   assert.match(edited('cat -> dog', ' '), /^Write first what the picture shows/)
   assert.equal(edited('remove: cat', 'a cat'), 'Without “cat” nothing is left of the prompt.')
 })
+
+test('a fader beside others takes only its own place', () => {
+  const faded = (words) => instructed('more snow', { source: CAT, target: '', words }).words
+  assert.equal(faded('snow: 0.1, cat: 2'), 'cat: 2\nsnow: 2')
+  assert.equal(faded('snowman: 0.5\ncat : 0'), 'snowman: 0.5\ncat : 0\nsnow: 2')
+  assert.equal(faded('"a, b: 2"'), 'a\\, b: 2\nsnow: 2')
+})
