@@ -114,7 +114,8 @@ def test_guidance_one_needs_no_optimisation(sampling, optimised):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_sampler_goes_the_way_that_was_optimised(run_node, work, monkeypatch, family):
-    """The last latents that the optimisation saw are what the sampler gives for the source row."""
+    """The last latents that the optimisation saw are what the sampler gives for the source row: but for rounding, which
+    these models with weights by chance enlarge (to 4e-5 at most, by processor), and each negative at its own step."""
     sampling, image = small(run_node, family), picture()
     model = inverted(sampling, image, refine_iterations=1)
     seen = []
@@ -128,10 +129,16 @@ def test_the_sampler_goes_the_way_that_was_optimised(run_node, work, monkeypatch
 
     monkeypatch.setattr(work, "optimise_null_text", watched)
     conditioning, pair = sampling.pair(SWAP)
-    negative = null_text(sampling, model, positive=conditioning, inner_steps=3)
-    got = sample(sampling, sampling.edit(pair, model=model), conditioning, image, negative=negative)
-    close = FLOAT32 * (10 if family in SDXL_LIKE else 1)
-    assert rms(got[:1], sampling.model.model.process_latent_out(seen[-1])) < close
+    cfg = 2.0
+    negative = null_text(sampling, model, positive=conditioning, cfg=cfg, inner_steps=3)
+    one_late = [[negative[max(step - 1, 0)][0], spans] for step, (_, spans) in enumerate(negative)]
+
+    def away(negative):
+        got = sample(sampling, sampling.edit(pair, model=model), conditioning, image, negative=negative, cfg=cfg)
+        return rms(got[:1], sampling.model.model.process_latent_out(seen[-1]))
+
+    assert away(negative) < FLOAT32 * (20 if family in SDXL_LIKE else 1)
+    assert away(one_late) > FLOAT32 * 100
 
 
 # ---- the negative
