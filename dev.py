@@ -236,6 +236,7 @@ def bench(arguments):
         "level": "level.py",
         "strength": "strength.py",
         "masks": "masks.py",
+        "device": "device.py",
     }
     if not arguments or arguments[0] not in files:
         raise SetupError(f"wanted the name of a bench ({', '.join(files)}), got {' '.join(arguments) or 'none'}.")

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 CLEAR = 0.85  # of the most evidence; a piece without any such place is another thing that looks alike
 CELLS = 16  # a side; a piece is widened by one, and what changes is looked at as blurred as one
+GROWN_AT_ONCE = 16  # latent pixels
 BLUR = 1.4  # reach, in cells; a standard deviation of 0.7
 
 
@@ -54,11 +55,11 @@ def clear_pieces(found: torch.Tensor, threshold: float) -> torch.Tensor:
     """
     allowed = found >= threshold
     pieces = found >= max(CLEAR, threshold)
-    while True:
-        larger = F.max_pool2d(pieces.float()[:, None], 3, 1, 1)[:, 0].bool() & allowed
-        if torch.equal(larger, pieces):
-            break
-        pieces = larger
+    grown = None
+    while grown is None or not torch.equal(grown, pieces):  # for this the host waits: not at every step of growing
+        grown = pieces
+        for _ in range(GROWN_AT_ONCE):
+            pieces = F.max_pool2d(pieces.float()[:, None], 3, 1, 1)[:, 0].bool() & allowed
     wide = pieces.float()[:, None]
     for _ in range(_cell(found.shape)):  # up, down, left and right
         wide = torch.maximum(F.max_pool2d(wide, (3, 1), 1, (1, 0)), F.max_pool2d(wide, (1, 3), 1, (0, 1)))

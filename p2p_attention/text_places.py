@@ -50,10 +50,12 @@ class TextPlaces:
     def padding(self, positions: int) -> torch.Tensor | None:
         """bool (T,), true where a prompt's own run has no token; None where it has all of them."""
         block = self.block(positions)
+        if len(block) == self.length - self.before:
+            return None
         padding = torch.ones(self.length, dtype=torch.bool)
         padding[: self.before] = False
         padding[block.start : block.stop] = False
-        return padding if padding.any() else None
+        return padding
 
 
 def arrange(context: torch.Tensor, starts: Sequence[int], prompts: Sequence[range], length: int) -> torch.Tensor:

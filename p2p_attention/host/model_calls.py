@@ -79,8 +79,8 @@ def take_part(
 
     def around_prediction(executor, x, timestep, *args, **kwargs):
         """Outside of all guidance, whichever guider computes it."""
+        step = run.step_of(float(timestep[0]))  # read before there is work that it would have to wait for
         denoised = executor(x, timestep, *args, **kwargs)
-        step = run.step_of(float(timestep[0]))
         if pinned is not None:
             denoised = pinned.denoised(denoised, step)
         for blend in blends:

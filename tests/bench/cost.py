@@ -51,19 +51,25 @@ CASES = {  # -> (title, edited prompt, nodes)
 UNETS = ("sd15", "sdxl")
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(text: str) -> argparse.ArgumentParser:
+    """What a run is: the model, its size, where it is computed."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=(*UNETS, "flux", "sd3", "qwen", "zimage", "anima"), default="sd15")
     parser.add_argument("--blocks", type=int, help="of a transformer, instead of the few that it has here")
     parser.add_argument("--channels", type=int, default=320, help="width of the UNet; both have 320")
     parser.add_argument("--latent", type=int, help="height and width of the latent (SD 1.5: 64, others: 128)")
     parser.add_argument("--steps", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=4, help="of timing; 0: only arithmetic and memory")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     parser.add_argument(
         "--attention", choices=("host", "pytorch"), default="host", help="which kernel; host: its choice"
     )
+    return parser
+
+
+def arguments() -> argparse.Namespace:
+    parser = parser_of(__doc__)
+    parser.add_argument("--rounds", type=int, default=4, help="of timing; 0: only arithmetic and memory")
     parser.add_argument("--edit", choices=tuple(CASES), help="this one alone")
     parser.add_argument("--skip-maps", action="store_true", help="leave out the run that builds every map")
     parser.add_argument(
@@ -168,6 +174,7 @@ class Bench:
         self.side = options.latent or LATENT[options.family]
         model, clip = full_size(options.family, self.dtype, torch.device(options.device), options.channels)
         self.sampling = Sampling(run_node, model, clip)
+        self.align = host.module("p2p_attention.align").align
         self.what = f"{options.family} architecture, {options.channels} channels"
 
     def runs(self, edits, targets, side, source=SOURCE):
@@ -182,30 +189,34 @@ class Bench:
             outputs = sampling.run_node(node, model=model, pair=pair, **inputs)
             model = outputs[0]
         negative = sampling.encode()
-        image, stock = latent(1, side, side), {"samples": torch.zeros(rows, 4, side, side)}
+        image = latent(1, side, side)
+        stock = {"samples": torch.zeros(rows, 4, side, side), "batch_index": [0] * rows}  # its rows have the same noise
 
         def run(model, image):
-            sampling.ksampler(model, positive, image, negative, steps=self.options.steps)
+            made = sampling.ksampler(model, positive, image, negative, steps=self.options.steps)
             if self.options.device == "cuda":
                 torch.cuda.synchronize()
+            return made
 
         return {"stock": lambda: run(sampling.model, stock), "P2P": lambda: run(model, image)}, lambda built: run(
             built, stock
         )
 
-    def built_maps(self, name, side):
+    def built_maps(self, name, side, precision=None):
         """The same edit with every attention map built: a model for the stock sampler."""
         import torch
-        from explicit_softmax import CONTEXT, RowEdit, edited_model, moved_mass
+        from explicit_softmax import RowEdit, edited_model
 
-        ones, new, louder = torch.ones(CONTEXT), torch.ones(CONTEXT), torch.ones(CONTEXT)
-        if name == "refine":
-            alignment = moved_mass([([i], [i]) for i in range(5)] + [([i], [i + 1]) for i in range(5, CONTEXT - 1)])
-            new[5], louder[5] = 0.0, 3.0
-        else:
-            alignment = moved_mass([([i], [i]) for i in range(CONTEXT)])
-        row_edit = RowEdit(alignment, lambda middle: new, lambda middle: louder * ones, lambda middle: True)
-        return edited_model(self.sampling.model, [row_edit], max(256, (side // 4) ** 2), precision=self.dtype)
+        _, target, _ = CASES[name]
+        _, pair = self.sampling.pair(target)
+        alignment = self.align(pair.source, pair.targets[0])
+        kinds, scale = (("shared",), 3.0) if name == "refine" else (("shared", "swapped"), 1.0)
+        gates = torch.tensor([float(kind in kinds) for kind in alignment.kinds])
+        gains = torch.ones(pair.length)
+        gains[list(pair.find("small", pair.targets[0]))] = scale
+        row_edit = RowEdit(alignment.matrix, lambda middle: gates, lambda middle: gains, lambda middle: True)
+        injecting = max(256, (side // 4) ** 2)
+        return edited_model(self.sampling.model, [row_edit], injecting, precision=precision or self.dtype)
 
     def seconds(self, function) -> float:
         clock = time.perf_counter if self.options.device == "cuda" else time.process_time
@@ -268,18 +279,17 @@ class TransformerBench(Bench):
         model = of.model
         for node, inputs in edits:
             model = of.run_node(node, model=model, pair=pair, **inputs)[0]
-        settings = {"height": side, "width": side, "steps": self.options.steps}
-        settings["cfg"] = 1.0 if self.options.family in DISTILLED else 4.0
+        settings = {"height": side, "width": side, "cfg": 1.0 if self.options.family in DISTILLED else 4.0}
 
         def run(model, rows):
-            made = of.sample(model, positive, rows=rows, **settings)
+            made = of.sample(model, positive, rows=rows, steps=self.options.steps, **settings)
             if self.options.device == "cuda":
                 torch.cuda.synchronize()
             return made
 
         return {"stock": lambda: run(of.model, rows), "P2P": lambda: run(model, 1)}, lambda built: run(built, rows)
 
-    def built_maps(self, name, side):
+    def built_maps(self, name, side, precision=None):
         import torch
         from transformer_runs import edits_of, explicit
 
@@ -298,7 +308,7 @@ class TransformerBench(Bench):
             pair.length,
             lengths if len(set(lengths)) > 1 else None,
             images=grid[0] * grid[1],
-            precision=torch.float32 if self.options.device == "cpu" else self.dtype,
+            precision=precision or (torch.float32 if self.options.device == "cpu" else self.dtype),
         )
 
 

@@ -78,8 +78,11 @@ def full_size(family: str, dtype: torch.dtype, device: torch.device, channels: i
 def _fill(module: torch.nn.Module) -> None:
     """Random weights with which the layers' outputs keep about their inputs' size."""
     torch.manual_seed(0)
-    for name, parameter in module.named_parameters():
+    for parameter in module.parameters():
         if parameter.ndim < 2:
-            parameter.data.fill_(float("norm" in name and name.endswith("weight")))
+            parameter.data.zero_()
         else:
             parameter.data.normal_(std=parameter[0].numel() ** -0.5)
+    for part in module.modules():
+        if isinstance(part, (torch.nn.GroupNorm, torch.nn.LayerNorm)) and part.weight is not None:
+            part.weight.data.fill_(1.0)

@@ -1,4 +1,4 @@
-"""A real ComfyUI in this process, on the CPU, with the pack loaded as the host loads it."""
+"""A real ComfyUI in this process, on the CPU or what P2P_DEVICE names, with the pack loaded as the host loads it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from typing import Any
 
 PACK = Path(__file__).resolve().parents[2]
 COMFYUI = Path(os.environ.get("COMFYUI") or PACK / ".host" / "comfyui").resolve()
+DEVICE = os.environ.get("P2P_DEVICE") or "cpu"  # or cuda
 
 
-def enter(device: str = "cpu") -> None:
+def enter(device: str = DEVICE) -> None:
     """Make the host importable. It expects to run in its own folder, and chooses devices when first imported."""
     if not (COMFYUI / "main.py").is_file():
         raise SystemExit(f"Wanted a ComfyUI at {COMFYUI}, found none. Start with: python dev.py test (or bench)")

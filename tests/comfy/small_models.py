@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import torch
+from real_host import DEVICE
 
 TEXT_CONFIG = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 3}
 UNET = {
@@ -54,8 +55,7 @@ def _patcher(model):
     for name, module in model.diffusion_model.named_modules():
         if name.endswith(("to_q", "to_k")):  # peaked attention, as trained models have
             module.weight.data *= 2.0
-    device = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+    return comfy.model_patcher.ModelPatcher(model, torch.device(DEVICE), torch.device("cpu"))
 
 
 def _clip(model_class, tokenizer_class, names: list[str]):
@@ -191,7 +191,7 @@ def control_net(unet):
     net = comfy.cldm.cldm.ControlNet(hint_channels=3, **config, operations=comfy.ops.manual_cast)
     net.dtype = torch.float32
     randomise(net, seed=4)
-    return comfy.controlnet.ControlNet(net, load_device=torch.device("cpu"))
+    return comfy.controlnet.ControlNet(net, load_device=torch.device(DEVICE))
 
 
 FAMILIES = {
@@ -221,7 +221,7 @@ def other(name: str):
         config.unet_config["num_head_channels"] = 16
         config.unet_config["num_heads"] = -1
     model = getattr(comfy.model_base, name)(config)
-    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+    return comfy.model_patcher.ModelPatcher(model, torch.device(DEVICE), torch.device("cpu"))
 
 
 VIDEO_UNET = {

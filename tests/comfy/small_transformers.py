@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from real_host import DEVICE
 from small_models import FLUX, randomise
 
-CPU = torch.device("cpu")
 NORMS_OF_QUERIES = re.compile(
     r"(query_norm|key_norm|[qk]_norm\d?|norm_(added_)?[qk]|ln_[qk]|[qk]_rms_norm(_t)?)\.(scale|weight)$"
 )
@@ -254,7 +254,7 @@ def small(name: str, **changes: Any):
     for buffer in model.diffusion_model.buffers():
         if buffer.is_floating_point() and "pos_embed" in dict(model.diffusion_model.named_buffers()):
             buffer.copy_(torch.randn(buffer.shape, generator=torch.Generator().manual_seed(3)) * 0.3)
-    return comfy.model_patcher.ModelPatcher(model, CPU, CPU)
+    return comfy.model_patcher.ModelPatcher(model, torch.device(DEVICE), torch.device("cpu"))
 
 
 def row_of(name: str, words: list[str], length: int | None = None) -> tuple[torch.Tensor, dict]:

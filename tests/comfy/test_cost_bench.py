@@ -1,4 +1,4 @@
-"""The bench of what an edit costs, on small models: it runs for every family, and counts what there is to count."""
+"""The benches of what an edit costs and of how it computes, on small models: they run, and count what there is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from small_transformers import there_is
 
 sys.path.append(str(PACK / "tests" / "bench"))
 import cost  # noqa: E402
+import device  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -45,3 +46,29 @@ def test_a_transformers_edits_are_counted(family, host):
     assert 1.0 < counted["refine"].arithmetic < 1.5
     assert 1.0 < counted["blend"].arithmetic < 1.6
     assert torch.tensor([each.memory for each in counted.values()]).isfinite().all()
+
+
+def small_unet(host, dtype):
+    options = Namespace(family="sd15", channels=32, latent=16, device="cpu", dtype=dtype, steps=1, rounds=0, edit=None)
+    return cost.Bench(options, host)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_edit_is_as_exact_as_its_precision(dtype, host):
+    bench = small_unet(host, dtype)
+    for name in ("replace", "refine"):
+        found = device.exactness(bench, name)
+        assert found["source row over stock, most"] == 0.0
+        assert found["edited row over built maps"] < 2 * found["stock row over built maps, no edit"]
+        assert found["edited row over built maps"] < (1e-5 if dtype == "float32" else 0.1)
+        assert found["edited row over stock"] > 0.1, "it is an edit"
+
+
+def test_a_step_of_ours_reads_few_numbers(host):
+    """The noise level, once for each thing that has to know the step, and whether rows had noise of their own."""
+    bench = small_unet(host, "float32")
+    _, target, edits = cost.CASES["blend"]
+    runs, _ = bench.runs(edits, [target], bench.side)
+    stock, ours = (device.waits_of_a_step(bench, runs[kind]) for kind in ("stock", "P2P"))
+    assert set(stock) == set(ours) == {"_local_scalar_dense"}
+    assert ours.total() - stock.total() == 3
