@@ -336,11 +336,12 @@ class BlendRun:
         grow = self.blend.grow
         pooled = {key: F.max_pool2d(maps, 2 * grow + 1, stride=1, padding=grow) for key, maps in means.items()}
         maps = self._on_the_picture(pooled, areas)
+        cell = min(self._cell(each, areas.get(key)) for key, each in means.items())
         flat = _is_flat(self._on_the_picture(means, areas) if grow else maps)  # growing flattens what is not
         masks = torch.zeros(self._pictures, len(self.blend.regions), *self._size, device=device)
         for target, region in enumerate(self.blend.regions):
             if region is not None:
-                inside = self._inside(maps, flat, region.included, target)
+                inside = self._inside(maps, flat, region.included, target, cell)
                 if region.excluded:
                     inside &= ~self._union(maps, flat, region.excluded)
                 masks[:, target] = inside.float()
@@ -363,18 +364,22 @@ class BlendRun:
         placed = [place(each, areas.get(key), *self._size) for key, each in maps.items()]
         return sum(placed[1:], placed[0]).unflatten(0, (self._pictures, -1))
 
+    def _cell(self, maps: torch.Tensor, area: tuple[int, int, int, int] | None) -> float:
+        """Side of a cell of a conditioning's maps, in latent pixels."""
+        height, width = area[:2] if area else self._size
+        return min(height / maps.shape[-2], width / maps.shape[-1])
+
     def _inside(
-        self, maps: torch.Tensor, flat: torch.Tensor, columns: Sequence[tuple[int, int]], target: int
+        self, maps: torch.Tensor, flat: torch.Tensor, columns: Sequence[tuple[int, int]], target: int, cell: float
     ) -> torch.Tensor:
-        """(B, H, W): an edit's place, before the excluded words are taken out."""
+        """(B, H, W): an edit's place, before the excluded words are taken out. ``cell``: of the maps."""
         if self._changes is None or self.blend.threshold == 0:  # 0 is everywhere
             return self._union(maps, flat, columns)
         words, says_nothing = (
             torch.stack([each[:, row, column] for row, column in columns], 1) for each in (maps, flat)
         )
-        return clear_pieces(
-            evidence(words, says_nothing, self._changes[:, target].to(maps.device)), self.blend.threshold
-        )
+        found = evidence(words, says_nothing, self._changes[:, target].to(maps.device))
+        return clear_pieces(found, self.blend.threshold, cell)
 
     def _union(self, maps: torch.Tensor, flat: torch.Tensor, columns: Sequence[tuple[int, int]]) -> torch.Tensor:
         """(B, H, W): where any of the words' maps, each stretched to 0..1, reaches the threshold.

@@ -48,10 +48,16 @@ def evidence(words: torch.Tensor, flat: torch.Tensor, changes: torch.Tensor) -> 
     return _stretched(looked_at * torch.where(says_nothing, 1.0, blurred).sqrt())
 
 
-def clear_pieces(found: torch.Tensor, threshold: float) -> torch.Tensor:
+def clear_pieces(found: torch.Tensor, threshold: float, maps_cell: float) -> torch.Tensor:
     """bool (B, H, W): what reaches the threshold, of that the pieces with a ``CLEAR`` place, and a cell around them.
 
-    The cell around, because those at a thing's edge hold only a part of it: as far as half of the threshold goes.
+    The cell around, because those at a thing's edge hold only a part of it: as far as half of the threshold goes. Maps
+    with larger cells are brought to size by interpolation, which reaches around things already.
+
+    Args:
+        found: (B, H, W), see ``evidence``.
+        threshold: 0 to 1.
+        maps_cell: side of a cell of the words' maps, in latent pixels.
     """
     allowed = found >= threshold
     pieces = found >= max(CLEAR, threshold)
@@ -60,8 +66,11 @@ def clear_pieces(found: torch.Tensor, threshold: float) -> torch.Tensor:
         grown = pieces
         for _ in range(GROWN_AT_ONCE):
             pieces = F.max_pool2d(pieces.float()[:, None], 3, 1, 1)[:, 0].bool() & allowed
+    cell = _cell(found.shape)
+    if maps_cell > cell:
+        return pieces
     wide = pieces.float()[:, None]
-    for _ in range(_cell(found.shape)):  # up, down, left and right
+    for _ in range(cell):  # up, down, left and right
         wide = torch.maximum(F.max_pool2d(wide, (3, 1), 1, (1, 0)), F.max_pool2d(wide, (1, 3), 1, (0, 1)))
     return pieces | (wide[:, 0].bool() & (found >= threshold / 2))
 

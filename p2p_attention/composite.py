@@ -19,6 +19,7 @@ from .show import require_pictures_of
 
 FEATHER = (0.0, 256.0)  # least and most, in pixels
 CELL = 32  # what edges are looked for in is a window of 1/CELL of the shorter side
+CHANGED = 0.3  # of the threshold between what has changed much and little: where an edit changes little it is one, too
 SMOOTH = 1e-3  # variance of a channel below which a window has no edge (He et al. 2013, epsilon)
 BINS = 64
 SEEN = 0.5 / 255  # of a picture's range; less is not seen in a file of 8 bits
@@ -59,7 +60,7 @@ def composite(
     for edit in range(edits):
         changed = pictures[:, edit + 1]
         if follow_edges:
-            alphas[:, edit] = _followed(alphas[:, edit], sources, changed)
+            alphas[:, edit] = _followed(alphas[:, edit], pictures[:, 0], changed)
         alphas[:, edit] = _feathered(alphas[:, edit], feather)
         made.append((sources + alphas[:, edit, ..., None] * (changed - sources))[:, None])
     return torch.cat(made, 1).flatten(0, 1).clamp(0.0, 1.0), alphas.flatten(0, 1)
@@ -94,13 +95,16 @@ def _masks(masks: torch.Tensor, pictures: int, edits: int, size: tuple[int, int]
 
 
 def _followed(masks: torch.Tensor, sources: torch.Tensor, edits: torch.Tensor) -> torch.Tensor:
-    """(B, h, w): what has changed inside of the masks, with the pictures' edges."""
+    """(B, h, w): what has changed inside of the masks, with the pictures' edges.
+
+    The sources are those of the same run: what the autoencoder does to a photograph is no change.
+    """
     radius = max(2, min(masks.shape[-2:]) // CELL)
     followed = torch.empty_like(masks)
     for i, (mask, source, edit) in enumerate(zip(masks, sources, edits, strict=True)):
         change = _mean((edit - source).abs().amax(-1), 1)
         inside = mask > 0.5
-        changed = inside & (change >= otsu(change[inside])) if inside.any() else inside
+        changed = inside & (change >= CHANGED * otsu(change[inside])) if inside.any() else inside
         whole = _closed(changed.float(), radius)
         guides = torch.cat([source, edit], -1).movedim(-1, 0)
         edges = _guided(whole, guides, radius)

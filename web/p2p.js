@@ -66,7 +66,7 @@ const WORKS = [[() => t('works'), 'start', 'end']]
 /** Node id -> its views, from the top, and how tall they may get before they scroll. */
 const NODES = {
   P2PPromptPair: { views: (host) => [pairView(host), hintsView(host)], most: 170 },
-  P2PEdit: { views: (host) => [instructionView(host), pairView(host), wordsView(host, [FADERS], false), editView(host), hintsView(host)], most: 260 },
+  P2PEdit: { views: (host) => [instructionView(host), pairView(host), wordsView(host, [FADERS], 'alone'), editView(host), hintsView(host)], most: 260 },
   P2PGrid: { views: (host) => [pairView(host), hintsView(host)], most: 170 },
   P2PPairFromConditioning: { views: (host) => [pairView(host), hintsView(host)], most: 170 },
   P2PAttentionReplace: { views: (host) => [numbersView(host, CROSS_AND_SELF), windowsView(host, ['shared', 'swapped']), hintsView(host)], most: 220 },

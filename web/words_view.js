@@ -17,12 +17,15 @@ const STEPS = { ArrowUp: 0.1, ArrowDown: -0.1, PageUp: 1, PageDown: -1 }
  * number}[]} boxes the text boxes that the words go into; one with `more` is shown when that is opened, or something is
  * in it, and with `fold` so is the text box itself; in one with `factor`, that of words without their own, words are
  * faders, which are dragged up and down.
- * @param {boolean} source whether the source's words can be picked, too.
+ * @param {boolean | 'every prompt' | 'alone'} source whether the source's words can be picked, too; `alone`: where there is
+ * no edited prompt, for faders of the source's own; `every prompt` is both, whichever edit the node is about.
  */
 export function wordsView(host, boxes, source) {
   const element = make('div', { class: 'p2p-words' })
   const open = Object.fromEntries(boxes.map(({ widget, more }) => [widget, !more]))
-  for (const box of boxes.filter(({ factor }) => factor)) dragFaders(host, element, box)
+  const choicesNow = (answer, edit) =>
+    choicesOf(answer, { source: source === 'alone' ? !answer.edits.length : Boolean(source), edit })
+  for (const box of boxes.filter(({ factor }) => factor)) dragFaders(host, element, box, choicesNow)
   const openOrClose = (widget) => {
     open[widget] = !open[widget]
     host.look()
@@ -41,7 +44,7 @@ export function wordsView(host, boxes, source) {
       element.classList.toggle('p2p-pending', Boolean(told.pending))
       if (!told.answer || told.hint) return redraw(element, boxes.every(({ more }) => more) ? null : note(told)) // said above
       const prompts = told.answer.prompts.map(({ words }) => words)
-      const choices = choicesOf(told.answer, { source: Boolean(source), edit })
+      const choices = choicesNow(told.answer, edit)
       const rows = boxes.map((box, i) => [
         box.more && opener({ open: open[box.widget], onclick: () => openOrClose(box.widget) }, box.more()),
         (open[box.widget] || texts[i]) && row(host, box, texts[i], prompts, choices)
@@ -109,13 +112,13 @@ function fade(host, { widget }, prompts, choice, to) {
 }
 
 /** Up is more of a word, down is less; from where it stands, and from 1 if it is not faded yet. */
-function dragFaders(host, element, box) {
+function dragFaders(host, element, box, choicesNow) {
   element.addEventListener('pointerdown', (event) => {
     const chip = event.target.closest('[data-fader]')
     const told = host.comparison()
     if (!chip || event.button !== 0 || !told.answer) return
     const prompts = told.answer.prompts.map(({ words }) => words)
-    const choice = choicesOf(told.answer, { edit: Number(host.value('edit') ?? 0) }).find(({ name }) => name === chip.dataset.fader)
+    const choice = choicesNow(told.answer, Number(host.value('edit') ?? 0)).find(({ name }) => name === chip.dataset.fader)
     const from = factorNow(host, box, prompts, choice) ?? 1
     followDrag(event, {
       start: host.begin,

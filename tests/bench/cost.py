@@ -37,7 +37,7 @@ SEEN = [
     *REPLACE,
     ("P2PLocalBlendMask", {
         "words": "", "exclude_words": "", "threshold": 0.3, "start": 0.0, "spread": True, "grow": 0, "feather": 0.0,
-        "map_resolution": "auto",
+        "map_resolution": "auto", "mask_from": "words and change",
     }),
     ("P2PRecordAttention", {"words": "", "attention": "cross", "map_resolution": "auto"}),
 ]  # fmt: skip

@@ -249,6 +249,11 @@ class Scene:
         maps = F.interpolate(maps, (GRID, GRID), mode="bilinear")
         return stretched(torch.stack([maps[row, column] for row, column in self.chosen]))
 
+    @property
+    def maps_cell(self) -> float:
+        """Side of a cell of the present layers' maps, in latent pixels."""
+        return GRID / max(self.kept[f"self_{layer}"].shape[-1] ** 0.5 for layer in self.self_layers)
+
     def change(self, last: bool = False):
         """(16, 16): how far apart source and edit are, on the mean over steps or in the latents at the end."""
         import torch
@@ -298,7 +303,7 @@ def widened(mask):
 def new_way(scene: Scene, threshold: float = 0.3):
     from p2p_attention.changed import clear_pieces
 
-    return clear_pieces(scene.evidence(scene.words())[None], threshold)[0]
+    return clear_pieces(scene.evidence(scene.words())[None], threshold, scene.maps_cell)[0]
 
 
 WAYS = {

@@ -518,6 +518,20 @@ def test_faders_are_dragged(page, renderer):
     wait_for_value(page, "P2PEdit", "words", "grass: 1")
 
 
+def test_without_a_target_the_sources_own_words_fade(page, renderer):
+    open_workflow(page, workflow("edit"))
+    look_at(page, "P2PEdit")
+    set_value(page, "P2PEdit", "target", "")
+    page.get_by_role("button", name="fade a word").click()
+    cat = page.locator(".p2p-words .p2p-fader", has_text="cat")
+    cat.click()
+    wait_for_value(page, "P2PEdit", "words", "cat: 2")
+    cat.focus()
+    page.keyboard.press("PageDown")
+    wait_for_value(page, "P2PEdit", "words", "cat: 1")
+    assert not page.locator(".p2p-words", has_text="no such edited prompt").count()
+
+
 def test_a_sentence_becomes_the_target(page, renderer):
     """Shown while it is typed, written when one agrees, and one step for Undo."""
     open_workflow(page, workflow("edit"))

@@ -109,36 +109,52 @@ def test_pictures_are_looked_at_one_by_one():
 def test_pieces_without_a_clear_place_are_no_part_of_it():
     thing, alike = box(2, 2, 5, 5, 0.5), box(9, 9, 12, 12, CLEAR - 0.05)
     thing[3, 3] = 1.0
-    got = clear_pieces((thing + alike)[None], 0.3)[0]
+    got = clear_pieces((thing + alike)[None], 0.3, 1.0)[0]
     assert torch.equal(got, thing > 0)
     alike[10, 10] = CLEAR
-    assert torch.equal(clear_pieces((thing + alike)[None], 0.3)[0], thing + alike > 0)
+    assert torch.equal(clear_pieces((thing + alike)[None], 0.3, 1.0)[0], thing + alike > 0)
 
 
 def test_a_piece_goes_on_over_corners_and_as_far_as_it_reaches_the_threshold():
     line = torch.eye(16) * 0.4
     line[0, 0] = 1.0
     line[12, 12] = 0.1
-    got = clear_pieces(line[None], 0.3)[0]
+    got = clear_pieces(line[None], 0.3, 1.0)[0]
     assert torch.equal(got, torch.diag(torch.arange(16) < 12)), "what is behind the gap does not belong to it"
 
 
 def test_a_piece_is_widened_by_a_cell_where_half_the_threshold_is_reached():
     core, around = box(5, 5, 8, 8), box(3, 3, 10, 10, 0.2)
     found = torch.maximum(core, around)
-    assert torch.equal(clear_pieces(found[None], 0.3)[0], cross(core > 0))
-    assert torch.equal(clear_pieces(found[None], 0.5)[0], core > 0), "there it is below the half"
+    assert torch.equal(clear_pieces(found[None], 0.3, 1.0)[0], cross(core > 0))
+    assert torch.equal(clear_pieces(found[None], 0.5, 1.0)[0], core > 0), "there it is below the half"
 
 
 def test_a_cell_is_a_sixteenth_of_the_side():
     large = torch.full((64, 96), 0.2)
     large[20:30, 40:50] = 1.0
-    got = clear_pieces(large[None], 0.3)[0]
+    got = clear_pieces(large[None], 0.3, 1.0)[0]
     assert got[16, 45] and not got[15, 45] and got[25, 36] and not got[25, 35]
+
+
+def test_maps_of_larger_cells_are_wide_already():
+    core, around = box(5, 5, 8, 8), box(3, 3, 10, 10, 0.2)
+    found = torch.maximum(core, around)[None]
+    assert torch.equal(clear_pieces(found, 0.3, 2.0)[0], core > 0)
+    assert torch.equal(clear_pieces(found, 0.3, 1.0)[0], cross(core > 0))
+
+
+def test_a_piece_that_winds_through_the_picture_is_whole():
+    winding = torch.zeros(40, 40)
+    winding[::4] = 0.5
+    winding[1::8, -1] = winding[2::8, -1] = winding[3::8, -1] = 0.5
+    winding[5::8, 0] = winding[6::8, 0] = winding[7::8, 0] = 0.5
+    winding[0, 0] = 1.0
+    assert torch.equal(clear_pieces(winding[None], 0.3, 3.0)[0], winding > 0)
 
 
 def test_a_threshold_above_what_is_clear():
     map = box(2, 2, 4, 4, 0.9)
     map[2, 2] = 1.0
-    assert clear_pieces(map[None], 1.0)[0].sum() == 3, "the largest alone, and what is beside it"
-    assert not clear_pieces(torch.zeros(1, *SIZE), 0.3).any()
+    assert clear_pieces(map[None], 1.0, 1.0)[0].sum() == 3, "the largest alone, and what is beside it"
+    assert not clear_pieces(torch.zeros(1, *SIZE), 0.3, 1.0).any()

@@ -108,6 +108,27 @@ def test_a_photograph_takes_the_sources_place(pair):
     assert torch.equal(images[1][alpha[0] == 0], photograph[0][alpha[0] == 0])
 
 
+def test_what_the_autoencoder_does_to_a_photograph_is_no_change(pair):
+    source, edit = scene(drift=0.0)
+    photograph = (source + 0.3 * disc(6, 14, 14)[..., None]).clamp(0, 1)  # a thing that its latent does not hold
+    both, mask = torch.stack([source, edit]), squares(8, 56, 8, 56)
+    images, alpha = composite(both, pair, mask, photograph[None])
+    _, own = composite(both, pair, mask)
+    assert torch.equal(alpha, own)
+    assert torch.equal(images[1][disc(6, 14, 14) > 0], photograph[disc(6, 14, 14) > 0])
+
+
+def test_where_a_thing_changes_less_it_belongs_to_it(pair):
+    """Half of the disc changes by 0.4 of what the other does; around it there is a drift."""
+    source = torch.full((SIZE, SIZE, 3), 0.5)
+    left = (torch.arange(SIZE) < SIZE // 2)[None, :, None]
+    change = 0.4 * torch.where(left, 0.4, 1.0) * disc(12)[..., None]
+    edit = source + change + 0.01 * torch.randn(source.shape, generator=torch.Generator().manual_seed(0))
+    _, alpha = composite(torch.stack([source, edit]), pair, squares(8, 56, 8, 56), None, True, 0.0)
+    found, true = alpha[0] > 0.5, disc(12) > 0
+    assert (found & true).sum() / (found | true).sum() > 0.9
+
+
 def test_masks_belong_to_edits_and_seeds(toy):
     pair = toy.pair("a cat on a mat", "a dog on a mat", "a cat on a red mat")
     source, edit = scene()
