@@ -50,6 +50,16 @@ def test_a_workflow_compares_its_pictures_and_saves_source_and_edits_apart(name)
         assert len(saves(without_blend(prompt))) == 2
 
 
+@pytest.mark.parametrize("name", ["edit", "edit_photo"])
+def test_an_app_asks_for_what_the_nodes_have_and_shows_what_is_saved(name):
+    """The page's apps show pictures of ``images`` alone, so not those of P2P Compare."""
+    saved = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    prompt, app = api_form(name), saved["extra"]["linearData"]
+    assert all(inputs in prompt[str(node)]["inputs"] for node, inputs in app["inputs"])
+    assert [prompt[str(node)] for node in app["outputs"]] == saves(prompt)
+    assert [node["inputs"]["images"][1] for node in saves(prompt)] == [0, 1], "the source, and the edits"
+
+
 def saves(prompt):
     return [node for node in prompt.values() if node["class_type"] == "SaveImage"]
 
