@@ -31,7 +31,6 @@ from .record import BlendMasks, Record
 MaskMode = Literal["replace", "intersect", "union"]
 MaskFrom = Literal["words", "words and change"]
 MASK_MODES, MASKS_FROM = get_args(MaskMode), get_args(MaskFrom)
-FROM_OF_WHOLE_EDITS: MaskFrom = "words and change"  # where one node makes a whole edit
 FRACTION, GROW, FEATHER = (0.0, 1.0), (0, 8), (0.0, 64.0)  # least and most
 FLAT = 1e-5  # relative; a map that varies by less, as single precision does, says nothing about places
 NOTHING_SEEN = (
@@ -188,6 +187,21 @@ def local_blend(
         regions[target] = Region(tuple(wanted), tuple(column(side, word) for side in sides for word in excluded[side]))
     request = MapRequest(pair, tuple(map(tuple, columns)), resolution=resolution, branch=branch)
     return Blend(pair, request, spread, tuple(regions), threshold, start, grow, feather, mask, mode, mask_from)
+
+
+def blend_of_whole_edit(pair: PromptPair, faded: Sequence[str], edit: int = 0, threshold: float = 0.3) -> Blend:
+    """The blend of a node that makes a whole edit: by the words in which the prompts differ, and those that it fades.
+
+    Raises:
+        ValueError: there are neither, in terms of such a node.
+    """
+    for target in chosen_targets(pair, edit):
+        if not faded and not _differing_words(pair, target):
+            raise ValueError(
+                f"Wanted a word that changes, whose place the picture may change in, got edit {target + 1} with the "
+                f"source's own words ({listing(pair.source)}). Exchange, add or remove a word, or fade one in words."
+            )
+    return local_blend(pair, threshold=threshold, edit=edit, also=faded, mask_from="words and change")
 
 
 def _differing_words(pair: PromptPair, target: int) -> list[tuple[int, WordPositions]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .blend import FROM_OF_WHOLE_EDITS, Blend, local_blend
+from .blend import Blend, blend_of_whole_edit
 from .checks import require_one_of
 from .edit import Edit, Window, faded_words, swap_and_fade
 from .prompt import PromptPair, quoted
@@ -100,8 +100,7 @@ def works_of(
     self_attention = Window(0.0, cell.get("self_end", self_attention.end))
     works: list[Edit | Blend] = [*swap_and_fade(pair, cross, self_attention, words, cell.get("scale"), edit)]
     if "threshold" in cell:
-        threshold, also = cell["threshold"], faded_words(words)
-        works.append(local_blend(pair, threshold=threshold, edit=edit, also=also, mask_from=FROM_OF_WHOLE_EDITS))
+        works.append(blend_of_whole_edit(pair, faded_words(words), edit, cell["threshold"]))
     return works
 
 

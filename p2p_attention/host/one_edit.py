@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, get_args
 
-from ..blend import FROM_OF_WHOLE_EDITS, local_blend
+from ..blend import blend_of_whole_edit
 from ..checks import require_one_of
 from ..edit import NEVER, edited_text, faded_words, swap_and_fade
 from ..invert import SourceRow
@@ -81,22 +81,22 @@ def edit_by_prompt(
     strengths = family_of(model).strengths
     cross, self_attention = (NEVER, NEVER) if keep == "nothing" else windows_of(strength, strengths)
     conditioning, pair = encode_pair(clip, source, target, alignment)
+    edits, faded = swap_and_fade(pair, cross, self_attention, faders), faded_words(faders)
+    blend = blend_of_whole_edit(pair, faded) if keep == "everything but the words" else None
     did: list[tuple[str, dict[str, Any]]] = []
-    if photograph is not None:
+    if photograph is not None:  # takes its time: what can be wrong is known by now
         model, _ = ddim_invert(model, conditioning, *photograph, REFINE_ITERATIONS, SOURCE_ROW)
         inputs = dict(zip(("steps", "scheduler", "denoise"), photograph.settings, strict=True))
         did.append(("P2P DDIM Invert", {**inputs, "source_row": SOURCE_ROW}))
-    for work in swap_and_fade(pair, cross, self_attention, faders):
+    for work in edits:
         model = attach(model, work)
     did.append(("P2P Attention Replace", {"cross_end": cross.end, "self_end": self_attention.end}))
-    faded = faded_words(faders)
     if faded:
         did.append(("P2P Reweight Token", {"words": faders.strip()}))
     masks: Record[BlendMasks] = Everywhere(pair.rows)
-    if keep == "everything but the words":
-        blend = local_blend(pair, also=faded, mask_from=FROM_OF_WHOLE_EDITS)
+    if blend is not None:
         model, masks = attach(model, blend), blend.record
-        inputs = {"threshold": blend.threshold, "start": blend.start, "mask_from": FROM_OF_WHOLE_EDITS}
+        inputs = {"threshold": blend.threshold, "start": blend.start, "mask_from": blend.mask_from}
         if faded:
             same = all(prompt.text == pair.source.text for prompt in pair.targets)
             inputs["words"] = ", ".join([*([] if same else [DIFFERING]), *faded])

@@ -130,13 +130,21 @@ def test_masks_are_for_show_blend_mask(sampling, edit):
         ({"words": "red"}, "Wanted a word with its factor, as in 'snow: 0.5', got 'red'"),
         ({"words": "blue: 2"}, "Wanted a word of the edited prompt, got 'blue'"),
         ({"words": "red: 99"}, "Wanted scale from -20 to 20, got 99"),
-        ({"target": SOURCE, "keep": REST}, "Wanted prompts that differ, or words to blend by"),
+        ({"target": SOURCE, "keep": REST}, "Wanted a word that changes, .* got edit 1 with the source's own words"),
         ({"latent_image": latent()}, "Wanted the latent of a picture, .* all zero"),
     ],
 )
 def test_mistakes_are_refused_before_sampling(edit, inputs, message):
     with pytest.raises(ValueError, match=message):
         edit(**inputs)
+
+
+@pytest.mark.parametrize("inputs", [{"words": "blue: 2"}, {"target": SOURCE, "keep": REST}])
+def test_mistakes_are_refused_before_the_way_back_is_looked_for(edit, inputs, host, monkeypatch):
+    """That of a photograph takes its time."""
+    monkeypatch.setattr(host.module("p2p_attention.host.one_edit"), "ddim_invert", lambda *_: pytest.fail("inverts"))
+    with pytest.raises(ValueError, match="Wanted a word"):
+        edit(latent_image=picture(), **inputs)
 
 
 def test_the_negative_is_what_its_text_says(sampling, edit):
