@@ -44,7 +44,7 @@ SEEN = [
 CASES = {  # -> (title, edited prompt, nodes)
     "replace": ("Replace + self-attention", SWAP, REPLACE),
     "refine": ("Refine + self-attention + Reweight", PHRASE, REFINE),
-    "blend": ("Replace + self-attention + Local Blend + maps of every word", SWAP, SEEN),
+    "blend": ("Replace + self-attention + Local Blend (words and change) + maps of every word", SWAP, SEEN),
 }
 
 
