@@ -24,7 +24,7 @@ class WayBack:
         self.node, self.model, self.name = run_node, self.run.model, name
         for at, parameter in self.model.model.diffusion_model.named_parameters():
             if re.search(r"final_layer.*linear|head.head|proj_out|final_linear|last.linear", at):
-                    parameter.data *= 0.05
+                parameter.data *= 0.05
 
     def picture(self, batch=1, seed=3):
         shape = (batch, *latent(self.name, 1, 16, 16)["samples"].shape[1:])
