@@ -26,6 +26,7 @@ def enter(device: str = DEVICE) -> None:
     from comfy.cli_args import args
 
     args.cpu = device == "cpu"
+    args.lowvram = bool(os.environ.get("P2P_LOWVRAM"))
 
     import torch
 
