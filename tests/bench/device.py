@@ -70,14 +70,17 @@ def waits(function, device: str) -> Counter:
 
 def waits_of_a_step(bench: cost.Bench, function) -> Counter:
     """What one step more adds, on the mean."""
-    counted = []
-    for bench.options.steps in (STEPS, MORE):
-        counted.append(waits(function, bench.options.device))
-    few, many = counted
+
+    def counted(steps: int) -> Counter:
+        bench.options.steps = steps
+        return waits(function, bench.options.device)
+
+    few, many = counted(STEPS), counted(MORE)
     return Counter({name: (many[name] - few[name]) / (MORE - STEPS) for name in many if many[name] != few[name]})
 
 
 def exactness(bench: cost.Bench, name: str) -> dict[str, float]:
+    """How far the rows of one of ``cost.CASES`` are from what they ought to be; the last figure is the edit itself."""
     import torch
 
     _, target, edits = cost.CASES[name]
@@ -92,7 +95,7 @@ def exactness(bench: cost.Bench, name: str) -> dict[str, float]:
     }
 
 
-def seconds_of_operations(bench: cost.Bench, function) -> dict[str, float]:
+def milliseconds_of_operations(bench: cost.Bench, function) -> dict[str, float]:
     """Milliseconds of each operation itself, not of those that it calls, on the device."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -122,7 +125,7 @@ def lines(bench: cost.Bench):
     bench.options.steps = STEPS
     for title, target, edits in cost.CASES.values():
         runs, _ = bench.runs(edits, [target], bench.side)
-        stock, ours = (seconds_of_operations(bench, runs[kind]) for kind in ("stock", "P2P"))
+        stock, ours = (milliseconds_of_operations(bench, runs[kind]) for kind in ("stock", "P2P"))
         yield f"{title}: {sum(stock.values()):.1f}, {sum(ours.values()):.1f}"
         dearest = sorted(ours, key=lambda name: stock.get(name, 0.0) - ours[name])[:OPERATIONS]
         yield from (f"    {name[:100]}: {stock.get(name, 0.0):.2f}, {ours[name]:.2f}" for name in dearest)
