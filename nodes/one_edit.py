@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..p2p_attention.host.one_edit import KEEPS, Photograph, edit_by_prompt
+from ..p2p_attention.host.kept_way_back import Place, edit_and_keep_the_way_back
+from ..p2p_attention.host.one_edit import KEEPS, Photograph
 from ..p2p_attention.host.way_back import SCHEDULERS
 from ..p2p_attention.invert import DENOISE, STEPS
 from .alignment_route import remember_clip
@@ -112,7 +113,8 @@ class OneEdit(io.ComfyNode):
                     "change.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            enable_expand=True,  # for the way back of a photograph
         )
 
     @classmethod
@@ -132,8 +134,11 @@ class OneEdit(io.ComfyNode):
         denoise=1.0,
         alignment="",
     ) -> io.NodeOutput:
+        place = Place(getattr(cls.hidden, "dynprompt", None), getattr(cls.hidden, "unique_id", None))
         photograph = None if latent_image is None else Photograph(latent_image, (steps, scheduler, denoise))
-        edit = edit_by_prompt(model, clip, source, target, strength, keep, words, negative, photograph, alignment)
-        remember_clip(getattr(cls.hidden, "unique_id", None), clip)
-        outputs = edit.model, edit.conditioning, edit.negative, edit.pair, edit.masks
-        return io.NodeOutput(*outputs, ui={"p2p_did": [{"node": name, "inputs": inputs} for name, inputs in edit.did]})
+        asked = {"source": source, "target": target, "strength": strength, "keep": keep, "words": words}
+        asked |= {"negative": negative, "alignment": alignment}
+        made = edit_and_keep_the_way_back(place, model, clip, asked, photograph)
+        remember_clip(place.node, clip)
+        did = [{"node": name, "inputs": inputs} for name, inputs in made.did]
+        return io.NodeOutput(*made.outputs, ui={"p2p_did": did}, expand=made.graph)

@@ -31,7 +31,7 @@ def attach(model: Any, work: Work) -> Any:
     if isinstance(work, Edit):
         require_way(work, family_of(model).ways)
     patched = model.clone()
-    works = patched.model_options.get(KEY, ())
+    works = works_on(patched)
     if isinstance(work, Inversion):  # a picture has one way back; the last node counts
         works = tuple(each for each in works if not isinstance(each, Inversion))
     works = (*works, work)
@@ -40,6 +40,11 @@ def attach(model: Any, work: Work) -> Any:
     if not patched.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sampling_run)
     return patched
+
+
+def works_on(model: Any) -> tuple[Work, ...]:
+    """What a model carries, in the order of the nodes."""
+    return model.model_options.get(KEY, ())
 
 
 def without_works(model: Any) -> Any:

@@ -45,6 +45,14 @@ def types_given(class_type: str) -> tuple[str, ...]:
     return tuple(getattr(nodes.NODE_CLASS_MAPPINGS.get(class_type), "RETURN_TYPES", None) or ())
 
 
+def gives_lists(graph: Graph, node: str) -> bool:
+    """Whether a node before this one gives a list, for whose entries the host runs those behind it one by one."""
+    import nodes
+
+    classes = (graph.get(each, {}).get("class_type", "") for each in _upstream(graph, node))
+    return any(any(getattr(nodes.NODE_CLASS_MAPPINGS.get(each), "OUTPUT_IS_LIST", None) or ()) for each in classes)
+
+
 def _executing(prompt_id: str) -> Iterator[Graph]:
     queue = getattr(server(), "prompt_queue", None)
     for item in list(getattr(queue, "currently_running", {}).values()):

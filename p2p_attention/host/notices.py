@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 
 
@@ -47,15 +48,16 @@ def say(text: str, level: int = logging.WARNING) -> None:
     """Once for each node and prompt, however often the node samples. What is below a warning is for the log alone."""
     here = place()
     if here is not None:
+        node = get_progress_state().dynprompt.get_display_node_id(here.node)  # the page knows no other
         if _said.prompt != here.prompt:
             _said.prompt, _said.texts, _said.log = here.prompt, {}, []
-        texts = _said.texts.setdefault(here.node, []) if level >= logging.WARNING else _said.log
+        texts = _said.texts.setdefault(node, []) if level >= logging.WARNING else _said.log
         if text in texts:
             return
         texts.append(text)
     logging.log(level, f"Prompt-to-Prompt: {text}")
     if here is not None and level >= logging.WARNING:
-        show(here.node, "\n".join(texts))
+        show(node, "\n".join(texts))
 
 
 def show(node: str, text: str) -> None:

@@ -7,11 +7,11 @@ from typing import Any, Literal, NamedTuple, get_args
 from ..blend import blend_of_whole_edit
 from ..checks import require_one_of
 from ..edit import NEVER, edited_text, faded_words, swap_and_fade
-from ..invert import SourceRow
+from ..invert import Inversion, SourceRow
 from ..prompt import PromptPair
 from ..record import BlendMasks, Everywhere, Record
 from ..strength import windows_of
-from .attach import attach
+from .attach import attach, works_on
 from .encode import encode, encode_pair
 from .families import family_of
 from .way_back import ddim_invert
@@ -55,7 +55,7 @@ def edit_by_prompt(
     target: str,
     strength: float,
     keep: Keep = "the composition",
-    faders: str = "",
+    words: str = "",
     negative: str = "",
     photograph: Photograph | None = None,
     alignment: str = "",
@@ -69,7 +69,7 @@ def edit_by_prompt(
         strength: see ``windows_of``; of no account where nothing is kept.
         keep: what stays. The composition: by the windows. Everything but the words: by a local blend, too. Nothing:
             there are no windows, source and edit begin at the same noise.
-        faders: ``word: scale``, one a line; see ``reweight``.
+        words: to fade, ``word: scale``, one a line; see ``reweight``.
         negative: the text of the sampler's negative.
         photograph: to be edited in place of a picture that the model makes.
 
@@ -77,28 +77,33 @@ def edit_by_prompt(
         ValueError: there is nothing to change, or as the functions of the single nodes.
     """
     require_one_of("keep", keep, KEEPS)
-    target = edited_text(source, target, faders)
+    target = edited_text(source, target, words)
     strengths = family_of(model).strengths
     cross, self_attention = (NEVER, NEVER) if keep == "nothing" else windows_of(strength, strengths)
     conditioning, pair = encode_pair(clip, source, target, alignment)
-    edits, faded = swap_and_fade(pair, cross, self_attention, faders), faded_words(faders)
+    edits, faded = swap_and_fade(pair, cross, self_attention, words), faded_words(words)
     blend = blend_of_whole_edit(pair, faded) if keep == "everything but the words" else None
     did: list[tuple[str, dict[str, Any]]] = []
     if photograph is not None:  # takes its time: what can be wrong is known by now
-        model, _ = ddim_invert(model, conditioning, *photograph, REFINE_ITERATIONS, SOURCE_ROW)
-        inputs = dict(zip(("steps", "scheduler", "denoise"), photograph.settings, strict=True))
-        did.append(("P2P DDIM Invert", {**inputs, "source_row": SOURCE_ROW}))
+        model, _ = ddim_invert(model, encode(clip, source), *photograph, REFINE_ITERATIONS, SOURCE_ROW)
+    did += [way_back_step(work.settings, work.source_row) for work in works_on(model) if isinstance(work, Inversion)]
     for work in edits:
         model = attach(model, work)
     did.append(("P2P Attention Replace", {"cross_end": cross.end, "self_end": self_attention.end}))
     if faded:
-        did.append(("P2P Reweight Token", {"words": faders.strip()}))
+        did.append(("P2P Reweight Token", {"words": words.strip()}))
     masks: Record[BlendMasks] = Everywhere(pair.rows)
     if blend is not None:
         model, masks = attach(model, blend), blend.record
-        inputs = {"threshold": blend.threshold, "start": blend.start, "mask_from": blend.mask_from}
+        inputs: dict[str, Any] = {"threshold": blend.threshold, "start": blend.start, "mask_from": blend.mask_from}
         if faded:
             same = all(prompt.text == pair.source.text for prompt in pair.targets)
             inputs["words"] = ", ".join([*([] if same else [DIFFERING]), *faded])
         did.append(("P2P Local Blend Mask", inputs))
     return OneEdit(model, conditioning, encode(clip, negative), pair, masks, did)
+
+
+def way_back_step(settings: tuple[int, str, float], source_row: SourceRow = SOURCE_ROW) -> tuple[str, dict[str, Any]]:
+    """How ``OneEdit.did`` names the way back of a photograph."""
+    steps, scheduler, denoise = settings
+    return "P2P DDIM Invert", {"steps": steps, "scheduler": scheduler, "denoise": denoise, "source_row": source_row}

@@ -17,8 +17,7 @@ from ..checks import require_between, require_one_of
 from ..conditionings import T5_IDS, T5_WEIGHTS, first_row
 from ..invert import DENOISE, ITERATIONS, SOURCE_ROWS, STEPS, Inversion, SourceRow, invert
 from ..null_text import CFG, INNER_STEPS, optimise_null_text, spans_of_steps
-from . import KEY
-from .attach import attach, without_works
+from .attach import attach, without_works, works_on
 from .families import family_of
 from .refusals import NULL_TEXT_KEY
 
@@ -118,7 +117,7 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
     """
     require_between("cfg", cfg, CFG)
     require_between("inner_steps", inner_steps, INNER_STEPS)
-    inversions = [work for work in model.model_options.get(KEY, ()) if isinstance(work, Inversion)]
+    inversions = [work for work in works_on(model) if isinstance(work, Inversion)]
     if not inversions:
         raise ValueError("Wanted the model that comes from P2P DDIM Invert, got one without an inversion.")
     named = {key for part in (*positive, *negative) for key in part[1]}

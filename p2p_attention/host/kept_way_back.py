@@ -1,0 +1,84 @@
+"""A photograph's way back as a node of its own in the graph that executes: the host keeps it while the edit changes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from comfy_execution.graph_utils import GraphBuilder, is_link
+
+from .graph import gives_lists
+from .one_edit import REFINE_ITERATIONS, SOURCE_ROW, OneEdit, Photograph, edit_by_prompt, way_back_step
+
+LINKED = ("model", "clip", "latent_image")
+
+
+class Place(NamedTuple):
+    """A P2P Edit that executes: the host's DynamicPrompt and the node's id there; None outside of a run."""
+
+    prompt: Any | None
+    node: str | None
+
+
+class Made(NamedTuple):
+    """What P2P Edit hands to the host.
+
+    Args:
+        outputs: its outputs, or, where there is a graph, what they are of it.
+        did: see ``OneEdit``.
+        graph: nodes for the host to execute in this one's place.
+    """
+
+    outputs: tuple[Any, ...]
+    did: list[tuple[str, dict[str, Any]]]
+    graph: dict[str, Any] | None
+
+
+def edit_and_keep_the_way_back(
+    place: Place, model: Any, clip: Any, asked: dict[str, Any], photograph: Photograph | None
+) -> Made:
+    """``edit_by_prompt``; the way back of a photograph by a node of its own, where that can be.
+
+    Args:
+        place: where this is asked for.
+        model, clip: the host's.
+        asked: what ``edit_by_prompt`` calls ``source`` to ``negative`` and ``alignment``, by the node's names for it.
+        photograph: to be edited in place of a picture that the model makes.
+    """
+    apart = photograph and _behind_its_way_back(place, asked, photograph)
+    edit = edit_by_prompt(model, clip, **asked, photograph=None if apart else photograph)
+    if apart and photograph:
+        return Made(apart[1], [way_back_step(photograph.settings), *edit.did], apart[0])
+    return Made(edit[: OneEdit._fields.index("did")], edit.did, None)
+
+
+def _behind_its_way_back(
+    place: Place, asked: dict[str, Any], photograph: Photograph
+) -> tuple[dict[str, Any], tuple[Any, ...]] | None:
+    """Three nodes: the source's text, P2P DDIM Invert, and P2P Edit on what that gives; and which outputs are ours.
+
+    None where all has to be done at once: outside of a run, or behind a node that gives a list, whose entries the nodes
+    of this graph could not tell apart.
+    """
+    prompt, node = place
+    if prompt is None or node is None:
+        return None
+    whole = {each: prompt.get_node(each) for each in prompt.all_node_ids()}
+    links = {name: whole[node]["inputs"].get(name) for name in LINKED}
+    if not all(is_link(link) for link in links.values()) or gives_lists(whole, node):
+        return None
+    steps, scheduler, denoise = photograph.settings
+    graph = GraphBuilder()
+    text = graph.node("CLIPTextEncode", clip=links["clip"], text=asked["source"])
+    way_back = graph.node(
+        "P2PDDIMInvert",
+        model=links["model"],
+        conditioning=text.out(0),
+        latent_image=links["latent_image"],
+        steps=steps,
+        scheduler=scheduler,
+        denoise=denoise,
+        refine_iterations=REFINE_ITERATIONS,
+        source_row=SOURCE_ROW,
+    )
+    edit = graph.node("P2PEdit", model=way_back.out(0), clip=links["clip"], **asked)
+    return graph.finalize(), tuple(edit.out(number) for number in range(OneEdit._fields.index("did")))
