@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..p2p_attention.blend import FEATHER, GROW, MASK_MODES, MASKS_FROM, local_blend
 from ..p2p_attention.host.attach import attach
-from ..p2p_attention.maps import BRANCHES
+from ..p2p_attention.maps import BRANCHES, LAYERS
 from ..p2p_attention.show import show_masks
 from .inputs import (
     CATEGORY,
@@ -14,6 +14,7 @@ from .inputs import (
     finished_run,
     fraction,
     map_choices,
+    map_layers,
     model_and_pair,
     model_output,
     where_known,
@@ -103,6 +104,7 @@ class LocalBlendMask(io.ComfyNode):
                     tooltip="What the words' mask is made of. words: where any of them looks. words and change: where "
                     "they look and the edit differs from the source; closer to the thing.",
                 ),
+                map_layers(),
             ],
             outputs=[
                 *model_output(),
@@ -128,6 +130,7 @@ class LocalBlendMask(io.ComfyNode):
         mask_mode=MASK_MODES[0],
         edit=0,
         mask_from=MASKS_FROM[0],
+        map_layers=LAYERS[0],
     ) -> io.NodeOutput:
         blend = local_blend(
             pair,
@@ -144,6 +147,7 @@ class LocalBlendMask(io.ComfyNode):
             mask_mode,
             edit,
             mask_from=mask_from,
+            layers=map_layers,
         )
         return io.NodeOutput(attach(model, blend), blend.record)
 

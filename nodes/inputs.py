@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..p2p_attention.maps import BRANCHES, RESOLUTIONS
+from ..p2p_attention.maps import BRANCHES, LAYERS, RESOLUTIONS
 
 CATEGORY = "Prompt-to-Prompt"
 STEPS_OF_NEW = 20  # as of a new KSampler, whose scheduler is the first of its list
@@ -68,6 +68,17 @@ def map_choices() -> list[io.Input]:
             "in place of its own.",
         ),
     ]
+
+
+def map_layers() -> io.Input:
+    return io.Combo.Input(
+        "map_layers",
+        options=list(LAYERS),
+        default=LAYERS[0],
+        optional=True,
+        tooltip="Of which of the model's layers the maps are the mean. auto: for transformers those that are known to "
+        "tell things apart, or the middle third; for UNets all of the resolution. More layers take more time.",
+    )
 
 
 def finished_run(what: str) -> list[io.Input]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..p2p_attention.host.attach import attach
-from ..p2p_attention.maps import BRANCHES, KINDS
+from ..p2p_attention.maps import BRANCHES, KINDS, LAYERS
 from ..p2p_attention.record import record_attention
 from ..p2p_attention.sheet import SheetRow, atlas, contact_sheet
 from ..p2p_attention.show import COMPONENTS, STYLES, TIMES, map_rows
-from .inputs import CATEGORY, finished_run, map_choices, model_and_pair, model_output, where_known
+from .inputs import CATEGORY, finished_run, map_choices, map_layers, model_and_pair, model_output, where_known
 
 Maps = io.Custom("P2P_MAPS")
 
@@ -37,6 +37,7 @@ class RecordAttention(io.ComfyNode):
                     tooltip="cross: where each word looks. self: which places belong together.",
                 ),
                 *map_choices(),
+                map_layers(),
             ],
             outputs=[
                 *model_output(),
@@ -45,8 +46,10 @@ class RecordAttention(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, pair, words, attention, map_resolution, maps=BRANCHES[0]) -> io.NodeOutput:
-        recorder = record_attention(pair, words, attention, map_resolution, maps)
+    def execute(
+        cls, model, pair, words, attention, map_resolution, maps=BRANCHES[0], map_layers=LAYERS[0]
+    ) -> io.NodeOutput:
+        recorder = record_attention(pair, words, attention, map_resolution, maps, map_layers)
         return io.NodeOutput(attach(model, recorder), recorder.record)
 
 

@@ -24,7 +24,7 @@ from .align import CONNECTIVES, aligned
 from .changed import change, clear_pieces, evidence, soften
 from .checks import require_between, require_one_of
 from .edit import chosen_targets
-from .maps import Branch, MapRequest, MapRun, WordPositions, find_words, place, spread
+from .maps import LAYERS, Branch, MapRequest, MapRun, WordPositions, find_words, place, spread
 from .prompt import PromptPair, Word, listing, quoted, split_names
 from .record import BlendMasks, Record
 
@@ -121,6 +121,7 @@ def local_blend(
     edit: int = 0,
     also: Sequence[str] = (),
     mask_from: MaskFrom = "words",
+    layers: str = LAYERS[0],
 ) -> Blend:
     """Keep an edit where its words are; the rest of the picture is the source's.
 
@@ -130,7 +131,7 @@ def local_blend(
             the prompts differ.
         exclude_words: words whose place stays the source's.
         threshold, start, spread, grow, feather, mask, mode, mask_from: see ``Blend``.
-        resolution, branch: see ``MapRequest``.
+        resolution, branch, layers: see ``MapRequest``.
         edit: 0 for every edited prompt, n for the n-th only.
         also: words that count beside those in which the prompts differ, where ``words`` is empty.
 
@@ -185,7 +186,7 @@ def local_blend(
                 )
             wanted = list(dict.fromkeys([*differing, *wanted]))
         regions[target] = Region(tuple(wanted), tuple(column(side, word) for side in sides for word in excluded[side]))
-    request = MapRequest(pair, tuple(map(tuple, columns)), resolution=resolution, branch=branch)
+    request = MapRequest(pair, tuple(map(tuple, columns)), resolution=resolution, branch=branch, layers=layers)
     return Blend(pair, request, spread, tuple(regions), threshold, start, grow, feather, mask, mode, mask_from)
 
 

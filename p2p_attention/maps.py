@@ -23,6 +23,7 @@ from .prompt import Prompt, PromptPair, listing, quoted
 from .rows import row_name
 
 RESOLUTIONS = ("auto", "8", "16", "32", "64")
+LAYERS = ("auto", "first third", "middle third", "last third", "all")
 Branch = Literal["own", "injected"]
 Kind = Literal["cross", "self"]
 BRANCHES, KINDS = get_args(Branch), get_args(Kind)
@@ -50,6 +51,7 @@ class MapRequest:
             16 x 16 for a latent of 64 x 64. Self-attention maps come from the first block of each stack only.
         branch: "own", an edited row's own maps; "injected", the maps that its attention is made to use.
         parts: into how many equal parts of the run the sums are kept apart.
+        layers: which of the layers, in the model's order: one of ``LAYERS``. "auto" is what the model's family takes.
     """
 
     pair: PromptPair
@@ -58,11 +60,13 @@ class MapRequest:
     resolution: str = "auto"
     branch: Branch = "own"
     parts: int = 1
+    layers: str = LAYERS[0]
 
     def __post_init__(self) -> None:
         require_one_of("attention", self.attention, KINDS)
         require_one_of("map_resolution", self.resolution, RESOLUTIONS)
         require_one_of("maps", self.branch, BRANCHES)
+        require_one_of("map_layers", self.layers, LAYERS)
 
 
 def attention_probs(query: torch.Tensor, key: torch.Tensor, heads: int) -> torch.Tensor:
@@ -236,6 +240,12 @@ def choose_level(request: MapRequest, grids: Sequence[tuple[int, int]], injects:
             f"{tokens[level]}. Lower map_resolution or set it to auto."
         )
     return level
+
+
+def thirds_of(count: int) -> dict[str, range]:
+    """Name -> places of ``count`` layers, of which each third has at least one."""
+    borders = [(third * count // 3, (third + 1) * count // 3) for third in range(3)]
+    return {name: range(first, max(first + 1, last)) for name, (first, last) in zip(LAYERS[1:4], borders, strict=True)}
 
 
 def spread(maps: torch.Tensor, self_attention: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import torch
 import torch.nn.functional as F
 
-from .maps import Branch, Kind, MapRequest, MapRun, WordPositions, find_words, place
+from .maps import LAYERS, Branch, Kind, MapRequest, MapRun, WordPositions, find_words, place
 from .prompt import PromptPair, split_names
 
 # Relative, of each row: half precision and another output of the same run differ by less, other runs by far more.
@@ -157,14 +157,19 @@ class Recorder:
 
 
 def record_attention(
-    pair: PromptPair, words: str = "", attention: Kind = "cross", resolution: str = "auto", branch: Branch = "own"
+    pair: PromptPair,
+    words: str = "",
+    attention: Kind = "cross",
+    resolution: str = "auto",
+    branch: Branch = "own",
+    layers: str = LAYERS[0],
 ) -> Recorder:
     """Look at where each word of the prompts looks, over the early, middle and late steps.
 
     Args:
         pair: the prompts; without an edited one, the maps are those of a plain prompt.
         words: words or phrases, separated by commas; empty: every word.
-        attention, resolution, branch: see ``MapRequest``.
+        attention, resolution, branch, layers: see ``MapRequest``.
 
     Raises:
         ValueError: a word is in none of the prompts.
@@ -175,7 +180,7 @@ def record_attention(
         columns = tuple(found[row] for row in range(pair.rows))
     else:
         columns = tuple(tuple(WordPositions(word.text, word.positions) for word in prompt.words) for prompt in prompts)
-    return Recorder(MapRequest(pair, columns, attention, resolution, branch, parts=3))
+    return Recorder(MapRequest(pair, columns, attention, resolution, branch, parts=3, layers=layers))
 
 
 def gather(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..call_rows import CallRows
-from ..maps import MapRun, choose_level
+from ..maps import MapRequest, MapRun, choose_level, thirds_of
 from ..run import EditRun
 
 if TYPE_CHECKING:
@@ -41,11 +41,17 @@ class MapTaps:
         for together in filter(None, maps):
             chosen = levels[max(choose_level(each.request, grids, injects) for each in together)]
             for each in together:
-                attention = each.request.attention
-                for name, layer in self._layers.items():
-                    if layer.level == chosen and attention in layer.maps:
-                        self._wanted.setdefault((attention, name), []).append(each)
+                for name in self._chosen(each.request, chosen):
+                    self._wanted.setdefault((each.request.attention, name), []).append(each)
         self.areas: dict[Any, tuple[int, int, int, int] | None] = {}  # conditioning -> (h, w, y, x) in the latent
+
+    def _chosen(self, request: MapRequest, level: int) -> list[Hashable]:
+        """The layers that a request takes its maps from. Self-attention's are of one layer where the user chooses."""
+        names = [name for name, layer in self._layers.items() if layer.level == level]
+        if request.layers == "auto":
+            return [name for name in names if request.attention in self._layers[name].maps]
+        some = names if request.layers == "all" else [names[place] for place in thirds_of(len(names))[request.layers]]
+        return some[:1] if request.attention == "self" else some
 
     def note_areas(self, conds: Sequence[Sequence[dict] | None], x_in: torch.Tensor) -> None:
         """Where in the latents each conditioning of a model call is."""

@@ -314,16 +314,11 @@ class TransformerBench(Bench):
 
 def load(options: argparse.Namespace) -> Bench:
     """The host with the pack in it, and the bench of a family."""
-    real_host.enter(options.device)
+    real_host.enter(options.device, pytorch_attention=options.attention == "pytorch")
     import torch
 
     if options.device == "cpu":
         torch.set_num_threads(1)
-    if options.attention == "pytorch":
-        import comfy.ldm.modules.attention as attention
-
-        attention.optimized_attention = attention.attention_pytorch
-        attention.optimized_attention_masked = attention.attention_pytorch
     return (Bench if options.family in UNETS else TransformerBench)(options, real_host.load_pack())
 
 

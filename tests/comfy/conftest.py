@@ -12,7 +12,7 @@ import torch
 sys.path.append(str(Path(__file__).parent))  # for the helper modules beside the tests
 import real_host  # noqa: E402
 
-real_host.enter()
+real_host.enter(pytorch_attention=True)  # as on a GPU; test_every_attention_back_end has the others
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,13 @@ COMFYUI = Path(os.environ.get("COMFYUI") or PACK / ".host" / "comfyui").resolve(
 DEVICE = os.environ.get("P2P_DEVICE") or "cpu"  # or cuda
 
 
-def enter(device: str = DEVICE) -> None:
-    """Make the host importable. It expects to run in its own folder, and chooses devices when first imported."""
+def enter(device: str = DEVICE, pytorch_attention: bool = False) -> None:
+    """Make the host importable. It expects to run in its own folder, and chooses devices when first imported.
+
+    Args:
+        device: cpu or cuda.
+        pytorch_attention: rather than what the host takes on this device.
+    """
     if not (COMFYUI / "main.py").is_file():
         raise SystemExit(f"Wanted a ComfyUI at {COMFYUI}, found none. Start with: python dev.py test (or bench)")
     sys.path.insert(0, str(COMFYUI))
@@ -26,6 +31,7 @@ def enter(device: str = DEVICE) -> None:
     from comfy.cli_args import args
 
     args.cpu = device == "cpu"
+    args.use_pytorch_cross_attention = pytorch_attention
     args.lowvram = bool(os.environ.get("P2P_LOWVRAM"))
 
     import torch

@@ -145,11 +145,31 @@ def test_recorded_maps_are_the_stock_models(run, attention):
     if attention == "self":
         torch.testing.assert_close(mean.sum(2), torch.ones_like(mean.sum(2)), atol=2e-3, rtol=0)
         return
+    blocks = SMALL[run.name].blocks
+    require_maps_of(run, pair, conditioning, mean, range(blocks // 3, max(blocks // 3 + 1, 2 * blocks // 3)))
+
+
+@pytest.mark.parametrize(
+    "layers, chosen", [("first third", [0]), ("middle third", [1]), ("last third", [2]), ("all", [0, 1, 2])]
+)
+def test_maps_of_the_layers_that_are_asked_for(host, run_node, layers, chosen):
+    run = Run("flux_dev", host, run_node)
+    conditioning, pair = run.pair(SWAP, THIRD)
+    model, record = run.run_node(
+        "P2PRecordAttention", model=run.model, pair=pair, words="", attention="cross", map_resolution="auto",
+        map_layers=layers,
+    )  # fmt: skip
+    kept = record.take(run.sample(model, conditioning, seeds=2, cfg=1.0))
+    mean = (kept.maps.float() * torch.tensor(kept.shares).view(-1, *[1] * 5)).sum(0)
+    require_maps_of(run, pair, conditioning, mean, chosen)
+
+
+def require_maps_of(run, pair, conditioning, mean, chosen):
+    """The maps (B, R, K, h, w) are means of what the stock model's blocks of these places are seen to have."""
     seen: list[torch.Tensor] = []
     run.sample(words_seen(run, pair.length, seen), conditioning, seeds=2, rows=3, cfg=1.0)
     blocks = len(seen) // STEPS
     assert blocks == SMALL[run.name].blocks
-    chosen = range(blocks // 3, max(blocks // 3 + 1, 2 * blocks // 3))
     maps = torch.stack([seen[step * blocks + i] for step in range(STEPS) for i in chosen]).mean(0)
     before, _ = run.text_tokens(pair.length)
     for row, prompt in enumerate((pair.source, *pair.targets)):

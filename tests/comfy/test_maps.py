@@ -66,10 +66,14 @@ def watch(model, seen: list[Seen], kinds=("cross", "self")):
     return watched
 
 
-def average(seen, kind, grid, steps=range(STEPS)):
-    """(B R, Q, S): over the layers of that grid and the steps."""
+def average(seen, kind, grid, steps=range(STEPS), layers=None):
+    """(B R, Q, S): over the layers of that grid, or of these places among them, and the steps."""
     chosen = [each.probs for each in seen if each.kind == kind and each.grid == grid and each.step in steps]
     assert chosen, f"no {kind} layer of {grid} in {sorted({each.grid for each in seen})}"
+    if layers is not None:
+        count = len(chosen) // len(steps)
+        assert count * len(steps) == len(chosen) and max(layers) < count
+        chosen = [probs for place, probs in enumerate(chosen) if place % count in layers]
     return torch.stack(chosen).mean(dim=0)
 
 
@@ -108,11 +112,11 @@ def short_memory(monkeypatch):
     return lambda: monkeypatch.setattr(BaseModel, "memory_required", lambda *_, **__: 1e30)
 
 
-def record(sampling, pair, model=None, words="", attention="cross", map_resolution="auto", maps="own"):
+def record(sampling, pair, model=None, words="", attention="cross", map_resolution="auto", maps="own", **more):
     """(model, record)"""
     return sampling.run_node(
         "P2PRecordAttention", model=model or sampling.model, pair=pair, words=words, attention=attention,
-        map_resolution=map_resolution, maps=maps,
+        map_resolution=map_resolution, maps=maps, **more,
     )  # fmt: skip
 
 
@@ -135,14 +139,15 @@ def one_word_each(text, first=1):
 
 def check(sampling, runs, pair, positive, image, positions, grid, kind="cross", tolerance=EXACT, **settings):
     """Record a run; its maps are those that the stock model is seen to have, whole and in its parts."""
-    resolution, words = settings.pop("map_resolution", "auto"), settings.pop("words", "")
-    model, kept = record(sampling, pair, words=words, attention=kind, map_resolution=resolution)
+    asked = {name: settings.pop(name) for name in ("map_resolution", "words", "map_layers") if name in settings}
+    layers = settings.pop("layers", None)
+    model, kept = record(sampling, pair, attention=kind, **asked)
     samples = sampling.ksampler(model, positive, image, steps=STEPS, **settings)
     seen: list[Seen] = []
     stock_rows(sampling, positive, pair.rows, image, watch(sampling.model, seen, kind), **settings)
 
     def wanted(steps):
-        probs = average(seen, kind, grid, steps)
+        probs = average(seen, kind, grid, steps, layers)
         return columns(probs, positions, grid) if kind == "cross" else probs.transpose(1, 2).unflatten(-1, grid)
 
     (whole,) = runs[-1].mean().values()
@@ -162,6 +167,25 @@ def check(sampling, runs, pair, positive, image, positions, grid, kind="cross", 
 
 
 # ---- the maps are the model's
+
+
+@pytest.mark.parametrize(
+    "map_layers, layers, kind",
+    [
+        ("first third", [0], "cross"),
+        ("middle third", [1], "cross"),
+        ("last third", [2], "cross"),
+        ("all", [0, 1, 2], "cross"),
+        ("last third", [2], "self"),
+        ("all", [0], "self"),
+    ],
+)
+def test_maps_of_the_layers_that_are_asked_for(sampling, runs, map_layers, layers, kind):
+    """In the model's order: of the finest level one on the way down and two on the way up."""
+    positive, pair = sampling.pair(PHRASE, SWAP)
+    positions = [one_word_each(text) for text in (SOURCE, PHRASE, SWAP)]
+    asked = {"map_layers": map_layers, "layers": layers}
+    check(sampling, runs, pair, positive, latent(2, 14, 10), positions, (14, 10), kind, **asked)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

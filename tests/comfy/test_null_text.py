@@ -198,7 +198,7 @@ def test_each_model_call_has_the_negative_of_its_level(sampling, work, optimised
     model.set_model_unet_function_wrapper(watch)
     got = sample(sampling, model, conditioning, image, negative=negative, sampler_name=name)
     assert torch.equal(got[:1], image["samples"])
-    (inversion,) = (each for each in model.model_options[work.KEY] if isinstance(each, work.Inversion))
+    (inversion,) = (each for each in work.works_on(model) if isinstance(each, work.Inversion))
     assert len(seen) == (2 * STEPS - 1 if name == "heun" else STEPS), "one negative at a time"
     for sigma, context in seen:
         step = min(range(STEPS), key=lambda i: abs(inversion.sigmas[i] - sigma))

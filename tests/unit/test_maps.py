@@ -20,6 +20,7 @@ from p2p_attention.maps import (
     choose_level,
     find_words,
     place,
+    thirds_of,
 )
 from p2p_attention.prompt import PromptPair
 
@@ -284,3 +285,17 @@ def test_places_everywhere(h, w, y, x):
     placed = place(torch.ones(1, 1, 2, 2), (h, w, y, x), h + y + 1, w + x)
     assert placed.shape == (1, 1, h + y + 1, w + x) and placed.count_nonzero() == h * w
     assert torch.allclose(placed[..., y : y + h, x : x + w], torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 16, 57])
+def test_thirds_are_all_of_it_in_order_and_none_is_empty(count):
+    first, middle, last = thirds_of(count).values()
+    assert list(thirds_of(count)) == ["first third", "middle third", "last third"]
+    assert min(map(len, (first, middle, last))) > 0 and {*first, *middle, *last} == set(range(count))
+    if count >= 3:
+        assert [*first, *middle, *last] == list(range(count))
+
+
+def test_layers_that_there_are_not(toy):
+    with pytest.raises(ValueError, match="Wanted map_layers to be one of auto, first third, .*, got 'second'"):
+        MapRequest(toy.pair("a cat", "a dog"), ((), ()), layers="second")

@@ -23,7 +23,7 @@ class Layer:
 
     Args:
         level: index into the family's ``grids``.
-        maps: which maps ("cross", "self") are taken from it, where its level is chosen.
+        maps: which maps ("cross", "self") are taken from it where its level is chosen, unless the user chooses layers.
     """
 
     level: int

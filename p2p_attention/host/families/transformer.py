@@ -165,11 +165,12 @@ class Transformer:
     # ------------------------------------------------------------------------------------------------------ layers
 
     def layers(self, model: Any) -> dict[tuple[str, int], Layer]:
-        """The blocks of which maps are taken; those of self-attention from the first of them."""
+        """All blocks. Maps are taken of some; those of self-attention from the first of them."""
         architecture, module = self.architectures[self.kind(model)], model.model.diffusion_model
         blocks = architecture.blocks(module)
         chosen = [blocks[i] for i in architecture.map_blocks(module)]
-        return {block: Layer(0, frozenset(("cross", "self") if block == chosen[0] else ("cross",))) for block in chosen}
+        kinds = {block: frozenset(("cross", "self") if block == chosen[0] else ("cross",)) for block in chosen}
+        return {block: Layer(0, kinds.get(block, frozenset())) for block in blocks}
 
     def grids(self, model: Any, size: tuple[int, int]) -> list[Grid]:
         patch = self.architectures[self.kind(model)].patch(model.model.diffusion_model)
