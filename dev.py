@@ -166,8 +166,9 @@ def test(arguments):
         arguments[place] = str(path) + "".join(arguments[place].partition("::")[1:])
     arguments += ["-c", str(ROOT / "pyproject.toml"), *([] if named else [str(ROOT / "tests")])]
     if all(path.is_dir() for path in paths) and not any(each.startswith(("-n", "--pdb")) for each in arguments):
-        # Two processes with a thread each: small tensors gain nothing from threads, which wait for each other.
         arguments = ["-n", str(min(2, os.cpu_count() or 1)), "--dist", "worksteal", *arguments]
+    if any(each.startswith("-n") for each in arguments):
+        # Processes with a thread each: small tensors gain nothing from threads, which wait for each other.
         env |= {"OMP_NUM_THREADS": "1"}
     # Started by -c, because this folder must not be on sys.path: its `nodes` would hide ComfyUI's module of that name.
     # The tools come last on the path, so that whatever the host ships itself is what gets tested.

@@ -20,13 +20,14 @@ const PAIR_NAMES = {
   P2PGrid: 'P2P Grid'
 }
 const WITH_FADERS = ['P2PEdit', 'P2PGrid'] // an empty target is there the source, with words faded
+const BY_WORDS = /^everything but the words$/ // of P2P Edit's keep
 const WINDOWS = ['cross_start', 'cross_end', 'self_start', 'self_end', 'word_windows', 'edit']
 
 /** Node id -> the widgets that are looked at. */
 export const LOOKED_AT = {
   P2PPromptPair: [],
   P2PPairFromConditioning: [],
-  P2PEdit: ['words'],
+  P2PEdit: ['words', 'keep'],
   P2PGrid: ['words', 'across', 'down'],
   P2PAttentionReplace: WINDOWS,
   P2PAttentionRefine: WINDOWS,
@@ -40,7 +41,7 @@ const SAYS = {
   P2PPromptPair: [(it) => [emptyEdit(it)], (it) => [noEdit(it), invertedByAnother(it)]],
   P2PPairFromConditioning: [(it) => [emptyEdit(it)], (it) => [noEdit(it)]],
   P2PEdit: [
-    (it) => [emptyEdit(it), nothingToChange(it), ...wrongFaders(it, false)],
+    (it) => [emptyEdit(it), nothingToChange(it), ...wrongFaders(it, false), nowhereToChange(it)],
     (it) => [nothingToEdit(it, it.edits), invertedByAnother(it)]
   ],
   P2PGrid: [
@@ -120,6 +121,20 @@ function nothingToChange({ values: { words }, around: { pair } }) {
     t(
       'Nothing to change: no target and no words to fade. Write the edited prompt, or lines ‘word: scale’ as in ' +
         '‘snow: 0.5’.'
+    )
+  )
+}
+
+/** Where the words that change say which place may change, an edit that changes none. */
+function nowhereToChange({ values: { words, keep }, connected, edits, around: { pair } }) {
+  if (!BY_WORDS.test(keep) || words?.trim() !== '') return null
+  const same = edits?.find(({ differs, text }) => differs === false && (connected || text === pair.source))
+  return (
+    same &&
+    t(
+      'Nothing differs: edit {number} has the source’s own words. Exchange, add or remove a word, or fade one, as in ' +
+        '‘snow: 0.5’.',
+      { number: same.number }
     )
   )
 }

@@ -26,7 +26,7 @@ const SOURCE = 'a cat on the grass'
 const DOG = 'a dog on the grass'
 const TWO = `${DOG}\n---\na cat on the snow`
 const VALUES = {
-  P2PEdit: { words: '' },
+  P2PEdit: { words: '', keep: 'the composition' },
   P2PGrid: { words: '', across: 'strength', down: 'none' },
   P2PReweightToken: { words: 'dog', start: 0, end: 1, edit: 0 },
   P2PLocalBlendMask: { words: '', exclude_words: '', mask_mode: 'replace', edit: 0 },
@@ -257,6 +257,21 @@ test('an edit that has none of the words, or differs in none', () => {
     assert.deepEqual(said(kind, {}, { target: weighted, told }), wanted)
   }
   silent(kind, {}, { target: SOURCE, told: answerTo(SOURCE, SOURCE, { edits: [null] }) })
+})
+
+test('a whole edit by the place of its words wants a word that changes', () => {
+  const values = { keep: 'everything but the words' }
+  silent('P2PEdit', values)
+  silent('P2PEdit', { ...values, words: 'cat: 0.5' }, { target: SOURCE })
+  const moved = 'on the grass a cat' // the server knows that a moved word is itself
+  const shared = { answer: answerTo(SOURCE, moved).answer }
+  shared.answer.edits = [shared.answer.edits[0].map((span) => ({ ...span, kind: 'shared' }))]
+  const wanted = ['Nothing differs: edit 1 has the source’s own words. Exchange, add or remove a word, or fade one, as in ' +
+    '‘snow: 0.5’.']
+  assert.deepEqual(said('P2PEdit', values, { target: moved, told: shared }), wanted)
+  assert.deepEqual(said('P2PEdit', values, { target: SOURCE }), wanted)
+  silent('P2PEdit', { keep: 'the composition' }, { target: moved, told: shared })
+  silent('P2PEdit', { keep: undefined }, { target: moved, told: shared }) // a link gives it
 })
 
 // -------------------------------------------------------------------------------------------------------- the prompts
