@@ -6,7 +6,8 @@
                                     and the pictures of the template browser)
     python dev.py faders            fade a word of every class with the demo model     -> output/faders.png
     python dev.py check             formatter, linter and type checker
-    python dev.py test [...]        run every test (or hand pytest its arguments: tests/unit -k align)
+    python dev.py test [...]        run the tests; of those with many like cases the ones of every day, with --whole all
+                                    (or hand pytest its arguments: tests/unit -k align)
     python dev.py comfyui [...]     open ComfyUI's page with the pack loaded (arguments go to ComfyUI's main.py)
     python dev.py bench NAME [...]  cost (time and memory), blend (masks), masks (what they can be made of), images
                                     (editing real images), strength (of P2P Edit), level (of the demo models), judge
@@ -152,6 +153,8 @@ def check(arguments):
 
 
 def test(arguments):
+    whole = "--whole" in arguments
+    arguments = [each for each in arguments if each != "--whole"]
     named = named_paths(arguments)
     paths = list(named.values())
     parts = parts_of(paths)
@@ -165,6 +168,8 @@ def test(arguments):
     for place, path in named.items():
         arguments[place] = str(path) + "".join(arguments[place].partition("::")[1:])
     arguments += ["-c", str(ROOT / "pyproject.toml"), *([] if named else [str(ROOT / "tests")])]
+    if not (named or whole):
+        arguments.append("--daily")  # see tests/conftest.py
     if all(path.is_dir() for path in paths) and not any(each.startswith(("-n", "--pdb")) for each in arguments):
         arguments = ["-n", str(min(2, os.cpu_count() or 1)), "--dist", "worksteal", *arguments]
     if any(each.startswith("-n") for each in arguments):

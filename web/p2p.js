@@ -20,6 +20,7 @@ import { instructionView } from './instruction_view.js'
 import { mapsView } from './maps_view.js'
 import { keepNotices } from './notices.js'
 import { pairView } from './pair_view.js'
+import { translateTemplate } from './templates.js'
 import { setLanguage, t } from './texts.js'
 import { numbersView, windowsView } from './windows_view.js'
 import { wordsView } from './words_view.js'
@@ -93,8 +94,10 @@ app.registerExtension({
     api.addEventListener('execution_success', () => comparisons.forget()) // the connected CLIP may be known now
     document.addEventListener('click', followLinkOfHelp, true)
   },
-  beforeConfigureGraph() {
+  async beforeConfigureGraph(graph) {
     comparisons.leave()
+    const chosen = app.extensionManager?.setting.get('Comfy.Locale')
+    if (LANGUAGES.includes(chosen)) translateTemplate(graph, await textsOf('template_texts', chosen))
   },
   nodeCreated(node) {
     if (DRAWN_HERE.includes(node.comfyClass)) chooseAlike(node)
@@ -153,16 +156,16 @@ async function followLanguage() {
   const chosen = app.extensionManager?.setting.get('Comfy.Locale')
   if (chosen === language) return
   language = chosen
-  const texts = LANGUAGES.includes(chosen) ? await textsOf(chosen) : {}
+  const texts = LANGUAGES.includes(chosen) ? await textsOf('texts', chosen) : {}
   if (chosen !== language) return // it was changed again meanwhile
   setLanguage(texts)
   spoken = chosen
   lookAtAll()
 }
 
-async function textsOf(language) {
+async function textsOf(folder, language) {
   try {
-    const response = await fetch(new URL(`./texts/${language}.json`, import.meta.url), { cache: 'no-cache' })
+    const response = await fetch(new URL(`./${folder}/${language}.json`, import.meta.url), { cache: 'no-cache' })
     return await response.json()
   } catch {
     return {} // English is understood, too

@@ -12,7 +12,8 @@ import pytest
 from said_on_nodes import said_until_it_is_mended
 
 from tools.comfy_server import ROOT, ComfyServer
-from tools.the_page import SCREENSHOTS, find_browser, open_workflow, opened, screenshot, use_renderer
+from tools.the_page import SCREENSHOTS, find_browser, open_workflow, opened, queued, read, screenshot, use_renderer
+from tools.workflow_api import api_form
 
 LANGUAGE = "ko"
 WORDS_ON_NODES = """() => Object.fromEntries(Object.entries(LiteGraph.registered_node_types)
@@ -103,6 +104,19 @@ def test_the_views_on_nodes_speak_it_too(page):
     screenshot(page, f"hint_{LANGUAGE}")
     assert [said for said in page.evaluate(SAID_BY_VIEWS) if not re.search("[가-힣]", said)] == []
 
+    open_workflow(page, workflow := ROOT / "workflows" / "word_swap.json")
+    said = json.loads((ROOT / "web" / "template_texts" / f"{LANGUAGE}.json").read_text(encoding="utf-8"))
+    (note,) = (node for node in read(workflow)["nodes"] if node["type"] == "MarkdownNote")
+    assert (
+        page.evaluate("app.graph.nodes.find(n => n.type === 'MarkdownNote').widgets[0].value")
+        == (said[note["widgets_values"][0]])
+    )
+    titles = [said[group["title"]] for group in read(workflow)["groups"]]
+    assert page.evaluate("app.graph.groups.map(g => g.title)") == titles
+    assert queued(page) == api_form("word_swap"), "nothing but words is another"
+
+    open_workflow(page, ROOT / "workflows" / "local_blend.json")
+    page.evaluate(SET_VALUE, ["P2PLocalBlendMask", "words", "zebra"])
     page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")  # the page changes while it is open
     page.locator(".p2p-warning", has_text="“zebra” is in none of the prompts").wait_for()
     assert page.complaints == []

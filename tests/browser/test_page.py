@@ -95,6 +95,7 @@ def test_no_two_nodes_of_a_workflow_overlap(path):
     assert overlaps == []
 
 
+@pytest.mark.daily("word_swap", "local_blend")
 @pytest.mark.parametrize("name", ["word_swap", "local_blend", "attention_maps", "attention_maps_plain", "real_image"])
 def test_run_makes_the_pictures(page, server, name):
     path = ROOT / "workflows" / f"{name}.json"

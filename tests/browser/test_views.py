@@ -162,6 +162,7 @@ def small_screen(page):
     page.set_viewport_size(size)
 
 
+@pytest.mark.daily("classic")
 def test_every_workflow_opens_whole(page, renderer, small_screen):
     """Nothing is missing, every value and the API form are kept, each node has its view once, and its place.
 
@@ -733,6 +734,7 @@ def test_the_line_between_source_and_edit(page, server, renderer):
     assert "00005" in page.locator(".p2p-stage img").nth(1).get_attribute("src")
 
 
+@pytest.mark.daily("nodes_2")
 def test_nothing_is_out_of_place_after_a_run(page, server, renderer):
     """Nodes grow when they have something to show, in the room that is kept for it."""
     for name in ("word_swap", "attention_maps", "edit", "edit_photo", "local_blend"):

@@ -77,6 +77,7 @@ def calls(request, monkeypatch):
         monkeypatch.setattr(BaseModel, "memory_required", lambda *_, **__: 1e30)
 
 
+@pytest.mark.daily("one call-4.0-2", "two calls-4.0-2", "one call-1.0-1")
 @pytest.mark.parametrize("seeds", [1, 2])
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
 def test_an_edit_does_not_depend_on_how_tiles_are_batched(sampling, calls, seeds, cfg):

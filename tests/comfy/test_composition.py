@@ -203,6 +203,18 @@ def check(got, wanted, rounding=1e-5, close=FLOAT32):
     assert relative_error(got[3::4], got[::4]) < close, "an edit of nothing is the source"
 
 
+@pytest.mark.daily(
+    "self",
+    "LoRA",
+    "attention couple (attn2_patch)",
+    "attn2_output_patch",
+    "image prompt (attn2_replace)",
+    "ToMe",
+    "FreeU v2",
+    "RescaleCFG",
+    "dynamic thresholding (cfg_function)",
+    "HyperTile",
+)
 @pytest.mark.parametrize("name", PATCHES)
 def test_other_patches_in_both_orders(sampling, three, plain, name):
     conditioning, pair = three

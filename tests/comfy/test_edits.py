@@ -175,6 +175,7 @@ def check_against_explicit_softmax(
         assert relative_error(got[row::rows], unedited[row::rows]) > 1e-2, "the edit does something"
 
 
+@pytest.mark.daily("replace", "three edits", "refine, then reweight", "word windows")
 @pytest.mark.parametrize("case", CASES)
 def test_edit_equals_explicit_softmax(run_node, sd15, case):
     check_against_explicit_softmax(run_node, sd15, case)

@@ -53,6 +53,7 @@ def test_nothing_to_do_changes_no_bit(run):
     assert torch.equal(got, run.sample(run.model, conditioning, seeds=2, rows=3))
 
 
+@pytest.mark.daily("4.0", "flux-1.0")
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
 def test_edits_equal_explicit_maps(run, cfg):
     """Two seeds, three edits; the source row is the stock run's, to the bit."""
@@ -81,6 +82,7 @@ def test_two_terms_and_faders_equal_explicit_maps(run):
 # ---- prompts of unequal length
 
 
+@pytest.mark.daily("targets0")
 @pytest.mark.parametrize("targets", [(LONGER, SHORTER), (SHORTER, "a dog")])
 def test_rows_of_unequal_length_are_their_own_runs(run, targets):
     """Filling is not attended to, and the picture's place is that of the row's own text."""
@@ -130,6 +132,7 @@ def words_seen(run, positions, seen):
     return model
 
 
+@pytest.mark.daily("cross")
 @pytest.mark.parametrize("attention", ["cross", "self"])
 def test_recorded_maps_are_the_stock_models(run, attention):
     """Of the middle block of two or three; cfg 1, so that all rows of a call are ours."""

@@ -41,6 +41,7 @@ TEXTS = {
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.daily("flux", "sd3", "qwen_image", "z_image", "wan")
 @pytest.mark.parametrize("name", [name for name in TEXTS if name not in ("flux_dev", "sd35_medium")])
 def test_from_texts_to_pictures(name, run_node):
     """With nothing to do all rows are their own runs; an edit leaves the source what it was, and shows."""

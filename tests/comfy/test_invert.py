@@ -103,6 +103,7 @@ def round_trip(sampling, image, k, cfg=1.0, **settings):
 # ---- the round trip, source_row free
 
 
+@pytest.mark.daily("sd15", "sdxl", "inpaint")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_round_trip_gets_closer_with_every_iteration(run_node, family):
     sampling = small(run_node, family)
@@ -254,6 +255,7 @@ def with_edits(sampling, pair, kind, model):
     return sampling.edit(pair, "P2PReweightToken", model, **FADER)
 
 
+@pytest.mark.daily("replace-pin", "refine-pin-aligned", "reweight-pin")
 @pytest.mark.parametrize("source_row", ["pin", "pin-aligned"])
 @pytest.mark.parametrize("kind", ["replace", "refine", "reweight"])
 def test_the_source_row_is_the_picture(sampling, source_row, kind):
@@ -434,6 +436,7 @@ def test_an_edit_of_nothing_stays_the_picture(sampling):
 # ---- the negative without its source row
 
 
+@pytest.mark.daily("2-2-sd15", "1-1-sdxl")
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 @pytest.mark.parametrize("seeds, edits", [(1, 1), (2, 2)])
 def test_a_held_source_row_needs_no_negative(run_node, host, monkeypatch, family, seeds, edits):

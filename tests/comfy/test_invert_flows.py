@@ -60,6 +60,7 @@ def flux(host, run_node):
     return WayBack("flux", host, run_node)
 
 
+@pytest.mark.daily("flux", "sd3", "wan")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_round_trip(name, host, run_node):
     """The stock sampler comes back to the picture, as exactly as single precision allows (1e-7 to 4e-7)."""

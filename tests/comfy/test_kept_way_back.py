@@ -123,6 +123,7 @@ def test_the_same_as_at_once(graph, at_once):
     assert did[0]["node"] == "P2P DDIM Invert" and len(graph.ways_back) == 1
 
 
+@pytest.mark.daily("target0", "keep", "words")
 @pytest.mark.parametrize(
     "change",
     [
@@ -134,6 +135,7 @@ def test_the_same_as_at_once(graph, at_once):
         {"negative": "blurry"},
         {"alignment": "cat -> red"},
     ],
+    ids=lambda change: next(iter(change)),
 )
 def test_a_change_of_the_edit_keeps_the_way_back(graph, at_once, change):
     (before,) = graph.run()

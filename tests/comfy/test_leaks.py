@@ -106,6 +106,7 @@ def test_the_allocator_sees_what_stays():
     assert still_allocated(lambda: run(True)) >= 4000
 
 
+@pytest.mark.daily("edits", "blend", "inversion")
 @pytest.mark.parametrize("name", WORKS)
 def test_however_a_run_ends(sampling, name):
     import comfy.model_management as management

@@ -188,6 +188,7 @@ def test_maps_of_the_layers_that_are_asked_for(sampling, runs, map_layers, layer
     check(sampling, runs, pair, positive, latent(2, 14, 10), positions, (14, 10), kind, **asked)
 
 
+@pytest.mark.daily("sd15", "sdxl", "vega")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_maps_are_the_stock_models(run_node, runs, family):
     """Two seeds, two edits of unequal length, no edit attached; finest and second level, where the model has both."""
@@ -476,6 +477,7 @@ def plain(sampling, text=SOURCE):
     return sampling.run_node("P2PPromptPair", clip=sampling.clip, source=text, target="")
 
 
+@pytest.mark.daily("cross-euler", "self-ddim")
 @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "ddim"])
 @pytest.mark.parametrize("attention", ["cross", "self"])
 def test_recording_a_plain_prompt_leaves_the_stock_run(sampling, sampler, attention):

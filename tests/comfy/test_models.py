@@ -59,6 +59,7 @@ def shown_to(name, height=20, width=12):
     return shown
 
 
+@pytest.mark.daily("sdxl", "inpaint")
 @pytest.mark.parametrize("name", FAMILY_NAMES[1:])
 def test_edit_equals_explicit_softmax(run_node, families, name):
     check_against_explicit_softmax(run_node, families(name), "three edits", shown=shown_to(name))
@@ -202,6 +203,7 @@ PREDICTIONS = {
 }
 
 
+@pytest.mark.daily("x0", "EDM, v", "zero terminal SNR", "LCM")
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_other_predictions(run_node, families, prediction):
     """The edit is the explicit softmax's, step for step: so its windows are where they should be."""

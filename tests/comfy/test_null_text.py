@@ -112,6 +112,7 @@ def test_guidance_one_needs_no_optimisation(sampling, optimised):
     assert all(torch.equal(context, empty[0][0]) for context, _ in null_text(sampling, model, cfg=1.0))
 
 
+@pytest.mark.daily("sd15", "sdxl")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_sampler_goes_the_way_that_was_optimised(run_node, work, monkeypatch, family):
     """The last latents that the optimisation saw are what the sampler gives for the source row: but for rounding, which
@@ -205,6 +206,7 @@ def test_each_model_call_has_the_negative_of_its_level(sampling, work, optimised
         assert torch.equal(context[:1], negative[step][0])
 
 
+@pytest.mark.daily("True")
 @pytest.mark.parametrize("positive_is_pair", [True, False])
 def test_two_pictures_at_once(sampling, positive_is_pair, rows_by_themselves):
     """Each with its own negative, for its source and its edits."""
@@ -239,6 +241,7 @@ def probe(work, monkeypatch):
     return replace_by
 
 
+@pytest.mark.daily("sd15", "sdxl")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("inference", [False, True])
 def test_predictions_and_gradients_are_the_models(run_node, probe, family, inference):
@@ -314,6 +317,7 @@ def test_in_inference_mode(run_node):
 # ---- nothing stays behind
 
 
+@pytest.mark.daily("True")
 @pytest.mark.parametrize("inference", [False, True])
 def test_graph_and_copies_are_freed(run_node, inference):
     with torch.inference_mode() if inference else contextlib.nullcontext():
@@ -364,6 +368,7 @@ def test_progress_is_told_and_reaches_its_end(sampling, optimised):
     assert len(told) > STEPS
 
 
+@pytest.mark.daily("7")
 @pytest.mark.parametrize("call", [1, 7])
 def test_interrupting_leaves_nothing_behind(sampling, optimised, call):
     from comfy.model_management import InterruptProcessingException

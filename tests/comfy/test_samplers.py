@@ -46,6 +46,7 @@ def page():
     return bench_of_samplers.read(bench_of_samplers.PAGE.read_text(encoding="utf-8"))
 
 
+@pytest.mark.daily("Samplers", "Schedulers", "Guiders", "Nodes that change guidance")
 @pytest.mark.parametrize("section", SECTIONS)
 def test_the_page_tells_what_is_measured(host, sampling, ways, page, section, caplog):
     """Whatever the host lists, without a word of noise that is not shared.

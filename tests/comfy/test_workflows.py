@@ -156,6 +156,7 @@ def test_a_loader_names_the_files_that_its_template_loads(name):
         assert all(model["url"].startswith("https://") and model["url"].endswith(model["name"]) for model in models)
 
 
+@pytest.mark.daily("sd15", *NEWER.values(), *(f"{name}-sdxl" for name in SAVED if name.endswith("sdxl")))
 @pytest.mark.parametrize("name, family", RUNS, ids=["-".join(run) for run in RUNS])
 def test_a_workflow_runs_on_another_model(run, name, family):
     prompt = api_form(name)
