@@ -4,6 +4,7 @@ Screenshots go to .host/run/screenshots. Skipped, with a reason, where no Chromi
 """
 
 import io
+import re
 
 import pytest
 from PIL import Image, ImageChops, ImageStat
@@ -142,7 +143,7 @@ def test_what_is_unusual_is_said_on_the_node_until_it_is_mended(page, server):
 def test_a_blueprint_is_found_added_and_run(page, server, path):
     """As a user does: double-click, its name, Enter; then connect it to what it lacks."""
     page.evaluate("window.app.graph.clear()")
-    search = page.get_by_placeholder("Search Nodes").first
+    search = page.get_by_placeholder(re.compile("Search Nodes|Add a node")).first  # newer pages ask the latter
     for _ in range(10):  # a canvas that is being cleared does not hear it
         page.mouse.dblclick(800, 450)
         page.wait_for_timeout(1000)

@@ -22,8 +22,10 @@ DRAWN_AS_IT_IS = """n => {
     return before.every((value, i) => value === after[i]);
 }"""
 
-NOT_WHOLE = """() => app.graph.nodes.filter(n => n.has_errors || !(n.type in LiteGraph.registered_node_types))
-    .map(n => n.type)"""
+# Newer pages find an error on loaders whose files are not here.
+NOT_WHOLE = """() => app.graph.nodes.filter(n =>
+    (n.has_errors && !/^(?!P2P).*Load/.test(n.type)) || !(n.type in LiteGraph.registered_node_types)
+).map(n => n.type)"""
 # Pairs of nodes of which one lies on the other, as they are drawn, and nodes that stick out of the group they begin in.
 OUT_OF_PLACE = """() => {
     const boxes = app.graph.nodes.map(n => {
@@ -143,6 +145,11 @@ def contrast(a, b):
 # ------------------------------------------------------------------------------------------------------ nothing breaks
 
 
+def untitled(prompt):
+    """Without the titles of nodes, of which newer hosts have changed some of their own."""
+    return {number: {key: node[key] for key in ("class_type", "inputs")} for number, node in prompt.items()}
+
+
 def take_away_what_is_offered(page, path):
     """The page offers to download the files that a template's loaders name and that are not here."""
     files = [model["name"] for node in read(path)["nodes"] for model in node["properties"].get("models", ())]
@@ -178,7 +185,7 @@ def test_every_workflow_opens_whole(page, renderer, small_screen):
         saved = {each["id"]: each.get("widgets_values") or [] for each in read(path)["nodes"]}
         now = page.evaluate("app.graph.serialize().nodes.map(n => [n.id, n.widgets_values ?? []])")
         assert {number: values for number, values in now} == saved, path.stem
-        assert queued(page) == api_form(path.stem), f"{path.stem}: run python dev.py workflow-api"
+        assert untitled(queued(page)) == untitled(api_form(path.stem)), f"{path.stem}: run python dev.py workflow-api"
         assert page.evaluate(NOT_WHOLE) == [], path.stem
         assert page.locator(".p-toast-message").all_inner_texts() == [], path.stem  # the page's warnings
         take_away_what_is_offered(page, path)
@@ -435,7 +442,8 @@ def test_a_broken_line_is_named(page, renderer):
     kind = "P2PAttentionReplace"
     open_workflow(page, workflow("word_swap"))
     look_at(page, kind)
-    page.get_by_placeholder("word_windows").fill("mushroom 0.4")
+    box = page.get_by_placeholder("word_windows").or_(page.get_by_label("word_windows"))  # newer pages have labels
+    box.fill("mushroom 0.4")
     page.wait_for_selector(".p2p-words .p2p-error")
     assert "mushroom 0.4" in page.locator(".p2p-words .p2p-error").inner_text()
 
