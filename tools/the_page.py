@@ -105,6 +105,11 @@ def queued(page):
     return page.evaluate("window.app.graphToPrompt().then(p => p.output)")
 
 
+def untitled(prompt):
+    """An API form without the titles of nodes, which are the page's language's, and the host's."""
+    return {number: {key: node[key] for key in ("class_type", "inputs")} for number, node in prompt.items()}
+
+
 def queue(page, server, **values):
     """Set all widgets of these names, press the Queue button, and wait; returns the pictures of each node."""
     page.evaluate(

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from tools.comfy_server import ROOT
-from tools.the_page import PATIENCE_MS, WORKFLOWS, open_workflow, queued, read, screenshot, use_renderer
+from tools.the_page import PATIENCE_MS, WORKFLOWS, open_workflow, queued, read, screenshot, untitled, use_renderer
 from tools.workflow_api import api_form, saved_pictures
 
 CHANGED = 30_000  # ms, in which the page has shown a change
@@ -143,11 +143,6 @@ def contrast(a, b):
 
 
 # ------------------------------------------------------------------------------------------------------ nothing breaks
-
-
-def untitled(prompt):
-    """Without the titles of nodes, of which newer hosts have changed some of their own."""
-    return {number: {key: node[key] for key in ("class_type", "inputs")} for number, node in prompt.items()}
 
 
 def take_away_what_is_offered(page, path):
