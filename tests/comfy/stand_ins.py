@@ -316,3 +316,41 @@ def keyframed(control, strengths):
     copied = control.copy()
     copied.__class__ = Keyframed
     return copied
+
+
+class PackedLinear(torch.nn.Module):
+    """A layer as packs make it that load GGUF files: its weight is blocks of whole numbers, each with a scale, unpacked
+    at every call, and has neither the shape nor the type of what it is multiplied by."""
+
+    BLOCK = 16
+
+    def __init__(self, linear):
+        super().__init__()
+        blocks = linear.weight.detach().reshape(-1, self.BLOCK)
+        scale = blocks.abs().amax(dim=1, keepdim=True).clamp(min=1e-8) / 127
+        packed = (blocks / scale).round().to(torch.int8)
+        self.weight = torch.nn.Parameter(packed, requires_grad=False)
+        self.register_buffer("scale", scale)
+        self.bias = linear.bias
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+
+    def unpacked(self):
+        return (self.weight.to(self.scale) * self.scale).reshape(self.out_features, self.in_features)
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.unpacked().to(x), None if self.bias is None else self.bias.to(x))
+
+
+def pack_weights(packed, plain):
+    """Pack one of two equal networks' linear layers, and give the other's the weights that this leaves of them.
+
+    Returns:
+        how many layers these are.
+    """
+    layers = [name for name, layer in packed.named_modules() if isinstance(layer, torch.nn.Linear)]
+    for name in layers:
+        parent, _, own = name.rpartition(".")
+        layer = PackedLinear(packed.get_submodule(name))
+        setattr(packed.get_submodule(parent), own, layer)
+        plain.get_submodule(name).weight.data.copy_(layer.unpacked())
+    return len(layers)

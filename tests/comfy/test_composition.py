@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 from sampling import DEFAULTS, NO_WINDOW, PHRASE, SOURCE, SWAP, Sampling, latent, relative_error
-from small_models import ONE_STAGE, UNET, control_net, randomise, sd15
+from small_models import ONE_STAGE, UNET, control_net, randomise, sd15, sdxl
+from stand_ins import pack_weights
 
 FLOAT32 = 1e-3  # the same sum in another order, through all steps; an edit that differs is off by far more
 ALWAYS = {"cross_start": 0.0, "cross_end": 1.0, "self_start": 0.0, "self_end": 1.0}
@@ -552,6 +553,18 @@ def test_weights_of_lower_precision(run_node, sampling, three, plain, weights, c
     precision = relative_error(wanted, plain)
     assert 0 < precision < 1
     assert relative_error(got[1:3], exact[1:3]) < 3 * precision
+
+
+@pytest.mark.parametrize("family", [sd15, sdxl])
+def test_packed_weights(run_node, family):
+    """As of GGUF files: to the bit what the same weights do unpacked."""
+    packed, plain = (Sampling(run_node, *family()) for _ in range(2))
+    assert pack_weights(packed.model.model.diffusion_model, plain.model.model.diffusion_model) > 10
+    conditioning, pair = plain.pair(SWAP, PHRASE, SOURCE)
+    wanted = sampled(plain, chained(plain, pair, plain.model), conditioning)
+    got = sampled(packed, chained(packed, pair, packed.model), conditioning)
+    assert torch.equal(got, wanted) and relative_error(got[1:3], got[:1]) > 1e-2
+    assert torch.equal(got[:1], stock(packed, packed.model, conditioning)[:1])
 
 
 @pytest.mark.parametrize("other", [None, "LoRA", "image prompt (attn2_replace)"])

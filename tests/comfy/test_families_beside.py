@@ -10,6 +10,7 @@ import torch
 import transformer_runs
 from sampling import relative_error
 from small_transformers import SMALL
+from stand_ins import pack_weights
 from transformer_runs import LONGER, NEVER, OTHER, SWAP, edits_of, explicit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -206,6 +207,18 @@ def test_weights_in_eight_bits(name, run):
     assert torch.equal(run.sample(run.edit(pair, model=low, **NEVER), conditioning, **SIZE), stock)
     precision = relative_error(stock, run.sample(run.model, conditioning, rows=2, **SIZE))
     assert 0 < relative_error(got, run.sample(run.edit(pair), conditioning, **SIZE)) < 3 * precision
+
+
+@pytest.mark.parametrize("name", ["flux", "qwen_image", "lumina2", "wan"])
+def test_packed_weights(name, run):
+    """As of GGUF files: to the bit what the same weights do unpacked."""
+    packed, plain = run(name), run(name)
+    assert pack_weights(packed.model.model.diffusion_model, plain.model.model.diffusion_model) > 10
+    conditioning, pair = plain.pair(SWAP)
+    wanted = plain.sample(plain.edit(pair), conditioning, **SIZE)
+    got = packed.sample(packed.edit(pair), conditioning, **SIZE)
+    assert torch.equal(got, wanted) and relative_error(got[1:], got[:1]) > 1e-2
+    assert torch.equal(got[:1], packed.sample(packed.model, conditioning, rows=2, **SIZE)[:1])
 
 
 def test_compiled_models(run):
