@@ -183,7 +183,11 @@ def null_text(model: Any, positive: list, negative: list, cfg: float, inner_step
 @contextmanager
 def _gradients_pass(overwrites: bool) -> Iterator[None]:
     """Of models that write over what a gradient needs torch keeps copies. They also compute, on newer hosts, some parts
-    by kernels without a gradient, unless the host is told that it trains."""
+    by kernels without a gradient, unless the host is told that it trains; and some even then.
+
+    Raises:
+        ValueError: a part has no gradient.
+    """
     if not overwrites:
         yield
         return
@@ -194,6 +198,13 @@ def _gradients_pass(overwrites: bool) -> Iterator[None]:
     try:
         with torch.autograd.graph.allow_mutation_on_saved_tensors():
             yield
+    except RuntimeError as error:
+        if "autograd formula" not in str(error):
+            raise
+        raise ValueError(
+            "No gradient goes through this model: a part of it is computed by a kernel that has none. Set source_row "
+            "of P2P DDIM Invert to pin, which gives the picture back exactly, and leave P2P Null-Text Optimize out."
+        ) from error
     finally:
         if before is not missing:
             management.in_training = before

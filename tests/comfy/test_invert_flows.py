@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import pytest
 import torch
-from small_transformers import latent
+from small_transformers import latent, there_is
 from test_families import LONGER, NEGATIVE, SOURCE, SWAP, Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -184,16 +185,31 @@ def test_proximal_guidance(flux):
     assert rms(some[1:], plain[1:]) > 1e-3
 
 
-@pytest.mark.parametrize("name, closer", [("flux", 0.98), ("wan", 0.8)])
+@pytest.mark.parametrize("name, closer", [("flux", 0.98), ("wan", 0.8), ("cosmos_predict2", 0.98), ("anima", 0.98)])
 def test_null_text_leads_back(name, closer, host, run_node):
-    """Through the host's own transformers, whose additions in place torch keeps copies for."""
+    """Through the host's own transformers, whose additions in place torch keeps copies for.
+
+    Where newer hosts have a kernel without a gradient it is refused, with the better way.
+    """
+    import comfy.ldm.cosmos.predict2 as predict2
+
+    if not there_is(name):
+        pytest.skip("newer hosts have it")
     way = WayBack(name, host, run_node)
     image, settings = way.picture(), {"steps": 3}
     model = way.inverted(image, **settings)
-    (negative,) = way.node(
-        "P2PNullTextOptimize", model=model, positive=way.run.plain(SOURCE), negative=way.run.plain(NEGATIVE), cfg=2.0,
-        inner_steps=10,
-    )  # fmt: skip
+
+    def optimised():
+        return way.node(
+            "P2PNullTextOptimize", model=model, positive=way.run.plain(SOURCE), negative=way.run.plain(NEGATIVE),
+            cfg=2.0, inner_steps=10,
+        )  # fmt: skip
+
+    if name in ("cosmos_predict2", "anima") and "rms_rope_split_half" in inspect.getsource(predict2):
+        with pytest.raises(ValueError, match="No gradient goes through this model.*Set source_row .* to pin"):
+            optimised()
+        return
+    (negative,) = optimised()
     plain = way.sample(model, image, cfg=2.0, **settings)
     back = way.sample(model, image, cfg=2.0, negative=negative, **settings)
     assert rms(back, image) < closer * rms(plain, image)
