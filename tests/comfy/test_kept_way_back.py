@@ -65,9 +65,13 @@ def graph(host, sampling, monkeypatch):
             state.errors.append((data["node_id"], data["exception_message"]))
 
     server = SimpleNamespace(client_id="page", last_node_id=None, send_sync=sent)
-    executor = execution.PromptExecutor(server, cache_args={"lru": 0, "ram": 0, "ram_inactive": 0})
+    cache_args = {"lru": 100, "ram": 0, "ram_inactive": 0}
+    executors = {
+        kind.name: execution.PromptExecutor(server, cache_type=kind, cache_args=cache_args)
+        for kind in execution.CacheType
+    }
 
-    def run(photograph="Photograph", seed=7, **inputs):
+    def run(photograph="Photograph", seed=7, cache="CLASSIC", **inputs):
         sampler = {
             "seed": seed,
             "steps": STEPS,
@@ -96,7 +100,7 @@ def graph(host, sampling, monkeypatch):
         taken.clear()
         state.errors.clear()
         state.did = None
-        executor.execute(prompt, str(uuid.uuid4()), {"client_id": "page"}, ["7"])
+        executors[cache].execute(prompt, str(uuid.uuid4()), {"client_id": "page"}, ["7"])
         return list(taken)
 
     state.run = run
@@ -144,6 +148,14 @@ def test_a_change_of_the_edit_keeps_the_way_back(graph, at_once, change):
     wanted, did = at_once(graph.images[0], **change)
     assert torch.equal(after, wanted) and graph.did == did
     assert torch.equal(after[0], before[0]) and not torch.equal(after[1], before[1])
+
+
+@pytest.mark.parametrize("cache, looked_for", [("LRU", 1), ("RAM_PRESSURE", 1), ("NONE", 2)])
+def test_every_cache_of_the_host(graph, at_once, cache, looked_for):
+    graph.run(cache=cache)
+    (made,) = graph.run(cache=cache, target="a dog on a blue chair")
+    assert len(graph.ways_back) == looked_for
+    assert torch.equal(made, at_once(graph.images[0], target="a dog on a blue chair")[0])
 
 
 @pytest.mark.parametrize("change", [{"source": "a cat on a blue chair"}, {"denoise": 0.6}, {"scheduler": "simple"}])
