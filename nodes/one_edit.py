@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..p2p_attention.host.kept_way_back import Place, edit_and_keep_the_way_back
+from ..p2p_attention.host.kept_way_back import edit_and_keep_the_way_back
 from ..p2p_attention.host.one_edit import KEEPS, Photograph
 from ..p2p_attention.host.way_back import SCHEDULERS
 from ..p2p_attention.invert import DENOISE, STEPS
@@ -134,11 +134,11 @@ class OneEdit(io.ComfyNode):
         denoise=1.0,
         alignment="",
     ) -> io.NodeOutput:
-        place = Place(getattr(cls.hidden, "dynprompt", None), getattr(cls.hidden, "unique_id", None))
+        prompt, node = (getattr(cls.hidden, name, None) for name in ("dynprompt", "unique_id"))
         photograph = None if latent_image is None else Photograph(latent_image, (steps, scheduler, denoise))
         asked = {"source": source, "target": target, "strength": strength, "keep": keep, "words": words}
         asked |= {"negative": negative, "alignment": alignment}
-        made = edit_and_keep_the_way_back(place, model, clip, asked, photograph)
-        remember_clip(place.node, clip)
+        made = edit_and_keep_the_way_back(prompt, node, model, clip, asked, photograph)
+        remember_clip(node, clip)
         did = [{"node": name, "inputs": inputs} for name, inputs in made.did]
         return io.NodeOutput(*made.outputs, ui={"p2p_did": did}, expand=made.graph)

@@ -12,13 +12,6 @@ from .one_edit import REFINE_ITERATIONS, SOURCE_ROW, OneEdit, Photograph, edit_b
 LINKED = ("model", "clip", "latent_image")
 
 
-class Place(NamedTuple):
-    """A P2P Edit that executes: the host's DynamicPrompt and the node's id there; None outside of a run."""
-
-    prompt: Any | None
-    node: str | None
-
-
 class Made(NamedTuple):
     """What P2P Edit hands to the host.
 
@@ -34,17 +27,17 @@ class Made(NamedTuple):
 
 
 def edit_and_keep_the_way_back(
-    place: Place, model: Any, clip: Any, asked: dict[str, Any], photograph: Photograph | None
+    prompt: Any | None, node: str | None, model: Any, clip: Any, asked: dict[str, Any], photograph: Photograph | None
 ) -> Made:
     """``edit_by_prompt``; the way back of a photograph by a node of its own, where that can be.
 
     Args:
-        place: where this is asked for.
+        prompt, node: the host's DynamicPrompt that executes, and the id of a P2P Edit in it; None outside of a run.
         model, clip: the host's.
-        asked: what ``edit_by_prompt`` calls ``source`` to ``negative`` and ``alignment``, by the node's names for it.
+        asked: the other inputs of ``edit_by_prompt``, by name; the node has them, too.
         photograph: to be edited in place of a picture that the model makes.
     """
-    apart = photograph and _behind_its_way_back(place, asked, photograph)
+    apart = photograph and _behind_its_way_back(prompt, node, asked, photograph)
     edit = edit_by_prompt(model, clip, **asked, photograph=None if apart else photograph)
     if apart and photograph:
         return Made(apart[1], [way_back_step(photograph.settings), *edit.did], apart[0])
@@ -52,14 +45,13 @@ def edit_and_keep_the_way_back(
 
 
 def _behind_its_way_back(
-    place: Place, asked: dict[str, Any], photograph: Photograph
+    prompt: Any | None, node: str | None, asked: dict[str, Any], photograph: Photograph
 ) -> tuple[dict[str, Any], tuple[Any, ...]] | None:
     """Three nodes: the source's text, P2P DDIM Invert, and P2P Edit on what that gives; and which outputs are ours.
 
     None where all has to be done at once: outside of a run, or behind a node that gives a list, whose entries the nodes
     of this graph could not tell apart.
     """
-    prompt, node = place
     if prompt is None or node is None:
         return None
     whole = {each: prompt.get_node(each) for each in prompt.all_node_ids()}

@@ -20,3 +20,8 @@ def small(run_node, family="sd15"):
 def picture(batch=1, height=8, width=6, seed=3):
     """What VAE Encode may give: latents of SD 1.5 spread about 5."""
     return {"samples": 5.0 * torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(seed))}
+
+
+def rms(got, wanted):
+    """Root mean square of the difference, relative to what is wanted."""
+    return float((got - wanted).norm() / wanted.norm())

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from inverting import picture, small
+from inverting import picture, rms, small
 from sampling import DEFAULTS, NO_WINDOW, PHRASE, SOURCE, SWAP, Sampling
 from small_models import FAMILIES, SDXL_LIKE
 
@@ -86,10 +86,6 @@ def advanced(sampling, model, positive, image, **settings):
         latent_image=image,
         **settings,
     )[0]["samples"]
-
-
-def rms(got, wanted):
-    return float((got - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
 
 
 def round_trip(sampling, image, k, cfg=1.0, **settings):

@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from inverting import rms
 from small_transformers import latent, there_is
 from test_families import LONGER, NEGATIVE, SOURCE, SWAP, Run
 
@@ -50,10 +51,6 @@ class WayBack:
         works = model.model_options[self.run.host.module("p2p_attention.host").KEY]
         (inversion,) = (work for work in works if hasattr(work, "trajectory"))
         return inversion
-
-
-def rms(got, wanted):
-    return float((got - wanted).norm() / wanted.norm())
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import inspect
 
 import pytest
 import torch
-from inverting import picture, small
+from inverting import picture, rms, small
 from memory import Census, still_allocated
 from sampling import PHRASE, SOURCE, SWAP
 from small_models import FAMILIES, SDXL_LIKE
@@ -59,10 +59,6 @@ def null_text(sampling, model, positive=None, negative=None, cfg=CFG, inner_step
 
 def sample(sampling, model, positive, image, **settings):
     return sampling.ksampler(model, positive, image, **{"steps": STEPS, "cfg": CFG, **settings})
-
-
-def rms(got, wanted):
-    return float((got - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
 
 
 @pytest.fixture(scope="module")
