@@ -248,6 +248,10 @@ def thirds_of(count: int) -> dict[str, range]:
     return {name: range(first, max(first + 1, last)) for name, (first, last) in zip(LAYERS[1:4], borders, strict=True)}
 
 
+def middle_third(count: int) -> range:
+    return thirds_of(count)["middle third"]
+
+
 def spread(maps: torch.Tensor, self_attention: torch.Tensor) -> torch.Tensor:
     """Fill a word's map to the whole thing it is on: each place takes the mean of the places that it attends to.
 

@@ -128,7 +128,7 @@ function nothingToChange({ values: { words }, around: { pair } }) {
 /** Where the words that change say which place may change, an edit that changes none. */
 function nowhereToChange({ values: { words, keep }, connected, edits, around: { pair } }) {
   if (!BY_WORDS.test(keep) || words?.trim() !== '') return null
-  const same = edits?.find(({ differs, text }) => differs === false && (connected || text === pair.source))
+  const same = edits?.find((edit) => hasTheSourcesWords(edit, connected, pair))
   return (
     same &&
     t(
@@ -320,14 +320,17 @@ function wrongBlend(it) {
   return [noMask, noSuchEdit(it), ...missing, ...alone]
 }
 
+/** Another text encoder than the connected one may read a weight as words. */
+function hasTheSourcesWords({ differs, text }, connected, pair) {
+  return differs === false && (connected || text === pair?.source)
+}
+
 /** An edit that has none of the words, or, without words, no difference. */
 function nothingToBlend({ connected, source, around: { pair } }, names, edit) {
   const { number } = edit
   if (!names.length) {
-    const sure = connected || edit.text === pair?.source
-    const same = sure && edit.differs === false
     return (
-      same &&
+      hasTheSourcesWords(edit, connected, pair) &&
       t('Nothing differs: edit {number} has the source’s own words. Name the words whose place may change.', { number })
     )
   }

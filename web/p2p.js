@@ -80,6 +80,7 @@ const NODES = {
 }
 
 const live = new Map() // node -> look(), for the nodes that are in a graph
+const templateTexts = {} // of the languages in which a graph was opened
 let language = null // of the page
 let spoken = null // by the views, once its texts are there
 const comparisons = new Comparisons(ask, lookAtAll)
@@ -97,7 +98,9 @@ app.registerExtension({
   async beforeConfigureGraph(graph) {
     comparisons.leave()
     const chosen = app.extensionManager?.setting.get('Comfy.Locale')
-    if (LANGUAGES.includes(chosen)) translateTemplate(graph, await textsOf('template_texts', chosen))
+    if (!LANGUAGES.includes(chosen)) return
+    templateTexts[chosen] ??= await textsOf('template_texts', chosen) // once: each undo opens the graph again
+    translateTemplate(graph, templateTexts[chosen])
   },
   nodeCreated(node) {
     if (DRAWN_HERE.includes(node.comfyClass)) chooseAlike(node)

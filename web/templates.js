@@ -13,5 +13,6 @@ export function translateTemplate(graph, table) {
   const isNote = ({ type, widgets_values: values }) => type === NOTE && Object.hasOwn(table, values?.[0])
   if (!nodes.some(isNote)) return
   for (const node of nodes.filter(isNote)) node.widgets_values = [table[node.widgets_values[0]]]
-  for (const named of [...nodes, ...(graph.groups ?? [])]) named.title = table[named.title] ?? named.title
+  const named = [...nodes, ...(graph.groups ?? [])].filter(({ title }) => Object.hasOwn(table, title))
+  for (const each of named) each.title = table[each.title]
 }

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from comfy_execution.graph_utils import GraphBuilder, is_link
 
 from .graph import gives_lists
-from .one_edit import REFINE_ITERATIONS, SOURCE_ROW, OneEdit, Photograph, edit_by_prompt, way_back_step
+from .one_edit import REFINE_ITERATIONS, SOURCE_ROW, WAY_BACK, OneEdit, Photograph, edit_by_prompt, way_back_step
 
 LINKED = ("model", "clip", "latent_image")
 
@@ -40,8 +40,11 @@ def edit_and_keep_the_way_back(
     apart = photograph and _behind_its_way_back(prompt, node, asked, photograph)
     edit = edit_by_prompt(model, clip, **asked, photograph=None if apart else photograph)
     if apart and photograph:
-        return Made(apart[1], [way_back_step(photograph.settings), *edit.did], apart[0])
-    return Made(edit[: OneEdit._fields.index("did")], edit.did, None)
+        graph, outputs = apart
+        # A way back that the model brings gives place to the photograph's.
+        did = [way_back_step(photograph.settings), *(step for step in edit.did if step[0] != WAY_BACK)]
+        return Made(outputs, did, graph)
+    return Made(edit.outputs, edit.did, None)
 
 
 def _behind_its_way_back(
@@ -73,4 +76,4 @@ def _behind_its_way_back(
         source_row=SOURCE_ROW,
     )
     edit = graph.node("P2PEdit", model=way_back.out(0), clip=links["clip"], **asked)
-    return graph.finalize(), tuple(edit.out(number) for number in range(OneEdit._fields.index("did")))
+    return graph.finalize(), tuple(edit.out(number) for number in range(len(OneEdit._fields) - 1))

@@ -20,6 +20,7 @@ Keep = Literal["the composition", "everything but the words", "nothing"]
 KEEPS = get_args(Keep)
 REFINE_ITERATIONS = 3
 SOURCE_ROW: SourceRow = "pin"
+WAY_BACK = "P2P DDIM Invert"
 DIFFERING = "those that differ"
 
 
@@ -46,6 +47,11 @@ class OneEdit(NamedTuple):
     pair: PromptPair
     masks: Record[BlendMasks]
     did: list[tuple[str, dict[str, Any]]]
+
+    @property
+    def outputs(self) -> tuple[Any, ...]:
+        """Those of P2P Edit, in its order: all but ``did``."""
+        return self[:-1]
 
 
 def edit_by_prompt(
@@ -106,4 +112,4 @@ def edit_by_prompt(
 def way_back_step(settings: tuple[int, str, float], source_row: SourceRow = SOURCE_ROW) -> tuple[str, dict[str, Any]]:
     """How ``OneEdit.did`` names the way back of a photograph."""
     steps, scheduler, denoise = settings
-    return "P2P DDIM Invert", {"steps": steps, "scheduler": scheduler, "denoise": denoise, "source_row": source_row}
+    return WAY_BACK, {"steps": steps, "scheduler": scheduler, "denoise": denoise, "source_row": source_row}

@@ -33,6 +33,7 @@ def graph(host, sampling, monkeypatch):
     import nodes
 
     taken, state = [], SimpleNamespace(ways_back=[], did=None, errors=[], images=[picture()])
+    state.model, state.said = sampling.model, []
 
     def stand_in(name, types, give, takes=(), lists=False, final=False):
         members = {
@@ -45,7 +46,7 @@ def graph(host, sampling, monkeypatch):
         }
         monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, type(name, (), members))
 
-    stand_in("Loader", ("MODEL", "CLIP"), lambda: (sampling.model, sampling.clip))
+    stand_in("Loader", ("MODEL", "CLIP"), lambda: (state.model, sampling.clip))
     stand_in("Photograph", ("LATENT",), lambda: (state.images[0],))
     stand_in("Photographs", ("LATENT",), lambda: (state.images,), lists=True)
     stand_in("Keep", (), lambda samples: taken.append(samples["samples"]) or {}, ["samples"], final=True)
@@ -61,6 +62,7 @@ def graph(host, sampling, monkeypatch):
     def sent(event, data, *_):
         if event == "executed" and data["display_node"] == EDIT:
             state.did = data["output"]["p2p_did"]
+            state.said.append(state.did)
         if event == "execution_error":
             state.errors.append((data["node_id"], data["exception_message"]))
 
@@ -169,6 +171,17 @@ def test_another_seed_runs_the_sampler_alone(graph):
     graph.run()
     assert len(graph.run(seed=8)) == 1 and graph.run(seed=8) == []
     assert len(graph.ways_back) == 1
+
+
+def test_a_way_back_that_the_model_brings_gives_place(graph, at_once, run_node, sampling):
+    other = {"steps": STEPS, "scheduler": "simple", "denoise": 1.0, "refine_iterations": 0, "source_row": "free"}
+    source = sampling.encode(SOURCE)
+    graph.model, _ = run_node(
+        "P2PDDIMInvert", model=sampling.model, conditioning=source, latent_image=picture(seed=9), **other
+    )
+    (made,) = graph.run()
+    wanted, did = at_once(graph.images[0])
+    assert torch.equal(made, wanted) and graph.said == [did, did], "by the node, and by the one in its place"
 
 
 def test_mistakes_are_said_on_the_node_before_the_way_back(graph):

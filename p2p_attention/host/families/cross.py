@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from ...conditionings import PAIR_KEY, T5_IDS, T5_KEY, T5_WEIGHTS, T5Text
 from ...joint_attention import TokenLayout
+from ...maps import middle_third
 from ...text_places import TextPlaces
 from .transformer import Architecture, TextCall, Transformer, width_of
 
@@ -24,8 +25,7 @@ def _blocks(module: Any) -> list[tuple[str, int]]:
 
 
 def _middle(module: Any) -> Sequence[int]:
-    count = len(module.blocks)
-    return range(count // 3, max(count // 3 + 1, 2 * count // 3))
+    return middle_third(len(module.blocks))
 
 
 def _architecture(name: str, encoder: str, takes_text: str, patch: Callable[[Any], int]) -> Architecture:

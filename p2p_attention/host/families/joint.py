@@ -14,6 +14,7 @@ import torch
 
 from ...attention import WAYS
 from ...joint_attention import TokenLayout
+from ...maps import middle_third
 from ...prompt import Prompt
 from ...text_places import TextPlaces, arrange
 from .transformer import Architecture, TextCall, Transformer, width_of
@@ -25,17 +26,13 @@ MMDIT_MAPS = {  # by depth: Helbling et al.'s and others' choice of SD3's blocks
 FLUX_MAPS = (11, 12, 14, 17, 18)  # of 19 double blocks
 
 
-def _middle_third(count: int) -> range:
-    return range(count // 3, max(count // 3 + 1, 2 * count // 3))
-
-
 def _flux_blocks(module: Any) -> list[tuple[str, int]]:
     double, single = len(module.double_blocks), len(module.single_blocks)
     return [("double", i) for i in range(double)] + [("single", i) for i in range(single)]
 
 
 def _flux_maps(module: Any) -> Sequence[int]:
-    return FLUX_MAPS if len(module.double_blocks) == 19 else _middle_third(len(_flux_blocks(module)))
+    return FLUX_MAPS if len(module.double_blocks) == 19 else middle_third(len(_flux_blocks(module)))
 
 
 def _blocks_of(name: str) -> Callable[[Any], list[tuple[str, int]]]:
@@ -61,7 +58,7 @@ def _hidream_positions(context: torch.Tensor, inputs: Mapping[str, Any]) -> int:
 
 
 def _middle_of(blocks: Callable[[Any], list[tuple[str, int]]]) -> Callable[[Any], Sequence[int]]:
-    return lambda module: _middle_third(len(blocks(module)))
+    return lambda module: middle_third(len(blocks(module)))
 
 
 def _lumina_places(module: Any, positions: int) -> TextPlaces:
@@ -107,7 +104,7 @@ ARCHITECTURES = {
         width=width_of("context_embedder"),
         patch=lambda module: module.patch_size,
         blocks=_blocks_of("joint_blocks"),
-        map_blocks=lambda module: MMDIT_MAPS.get(len(module.joint_blocks), _middle_third(len(module.joint_blocks))),
+        map_blocks=lambda module: MMDIT_MAPS.get(len(module.joint_blocks), middle_third(len(module.joint_blocks))),
         places=lambda module, positions: TextPlaces(positions + module.register_length, before=module.register_length),
         image_calls=True,
     ),
