@@ -11,8 +11,8 @@
     python dev.py comfyui [...]     open ComfyUI's page with the pack loaded (arguments go to ComfyUI's main.py)
     python dev.py bench NAME [...]  cost (time and memory), blend (masks), masks (what they can be made of), images
                                     (editing real images), strength (of P2P Edit), level (of the demo models), judge
-                                    (of their pictures), samplers (what is exact with each; writes
-                                    web/docs/samplers.md)
+                                    (of their pictures), guidance (which embedded one inverts best), samplers (what
+                                    is exact with each; writes web/docs/samplers.md)
     python dev.py train [flow] [...]  train the demo model, or the second one, into .host/train (train-flow)
     python dev.py translations      write locales/*/nodeDefs.json, and say what is still to be translated
     python dev.py workflow-api      write workflows/api/*.json, what the page queues for each of workflows/*.json
@@ -243,6 +243,7 @@ def bench(arguments):
         "strength": "strength.py",
         "masks": "masks.py",
         "device": "device.py",
+        "guidance": "embedded_guidance.py",
     }
     if not arguments or arguments[0] not in files:
         raise SetupError(f"wanted the name of a bench ({', '.join(files)}), got {' '.join(arguments) or 'none'}.")

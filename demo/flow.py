@@ -58,10 +58,10 @@ class Flow(comfy.model_base.Flux):
         return None
 
 
-def new_denoiser(device=None):
+def new_denoiser(device=None, guidance_embed=False):
     """The host's ``BaseModel`` around the host's ``Flux``, rectified flow; float32 throughout."""
     newer = {"txt_ids_dims": []} if "txt_ids_dims" in FluxParams.__annotations__ else {}
-    config = ModelConfig({**FLUX, **newer})
+    config = ModelConfig({**FLUX, **newer, "guidance_embed": guidance_embed})
     config.set_inference_dtype(torch.float32, None)
     return Flow(config, model_type=comfy.model_base.ModelType.FLOW, device=device)
 

@@ -102,7 +102,8 @@ class LocalBlendMask(io.ComfyNode):
                     default=MASKS_FROM[0],
                     optional=True,
                     tooltip="What the words' mask is made of. words: where any of them looks. words and change: where "
-                    "they look and the edit differs from the source; closer to the thing.",
+                    "they look and the edit differs from the source; closer to the thing. words and change, or "
+                    "everywhere: the same, but an edit of the whole picture is held to no place.",
                 ),
                 map_layers(),
             ],

@@ -52,8 +52,10 @@ class OneEdit(io.ComfyNode):
                     "keep",
                     options=list(KEEPS),
                     default=KEEPS[0],
-                    tooltip="the composition: things stay where they are. everything but the words: what is outside of "
-                    "the changed words' place stays as it is, too. nothing: only the noise is the same.",
+                    tooltip="automatic: everything but the words where an edit is of a place in the picture, the "
+                    "composition where it is of the whole picture. the composition: things stay where they are. "
+                    "everything but the words: what is outside of the changed words' place stays as it is, too. "
+                    "nothing: only the noise is the same.",
                 ),
                 io.String.Input(
                     "words",
@@ -109,8 +111,7 @@ class OneEdit(io.ComfyNode):
                 pair,
                 Masks.Output(
                     display_name="masks",
-                    tooltip="For P2P Show Blend Mask. Where keep is not 'everything but the words', every place may "
-                    "change.",
+                    tooltip="For P2P Show Blend Mask. All white where every place may change.",
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from .align import CONNECTIVES, aligned
-from .changed import change, clear_pieces, evidence, soften
+from .changed import change, clear_pieces, evidence, is_everywhere, soften, widened
 from .checks import require_between, require_one_of
 from .edit import chosen_targets
 from .maps import LAYERS, Branch, MapRequest, MapRun, WordPositions, find_words, place, spread
@@ -29,8 +29,9 @@ from .prompt import PromptPair, Word, listing, quoted, split_names
 from .record import BlendMasks, Record
 
 MaskMode = Literal["replace", "intersect", "union"]
-MaskFrom = Literal["words", "words and change"]
+MaskFrom = Literal["words", "words and change", "words and change, or everywhere"]
 MASK_MODES, MASKS_FROM = get_args(MaskMode), get_args(MaskFrom)
+CHANGE, CHANGE_OR_EVERYWHERE = MASKS_FROM[1:]
 FRACTION, GROW, FEATHER = (0.0, 1.0), (0, 8), (0.0, 64.0)  # least and most
 FLAT = 1e-5  # relative; a map that varies by less, as single precision does, says nothing about places
 NOTHING_SEEN = (
@@ -59,12 +60,15 @@ class Blend:
         regions: per edited prompt the words of its mask; None leaves that edit alone.
         threshold: of the normalised map, 0 to 1; what reaches it is inside.
         start: from when, as a fraction of the steps; the last step always blends.
-        grow: radius of the max-pooling, in image tokens of the maps.
+        grow: how far a place is widened, in image tokens of the maps: the radius of a max-pooling of the maps; with
+            "words and change" that of the place itself, up, down and to the sides.
         feather: width of the mask's soft border, in latent pixels.
         mask: (M, h, w) in 0..1, one for all, per edited prompt, or per seed and edited prompt; or None.
         mode: how ``mask`` is combined with the words' mask.
         mask_from: what the words' mask is made of: "words", where any word's map reaches the threshold; "words and
-            change", where the words look and the edit has parted from the source, see ``changed.py``.
+            change", where the words look and the edit has parted from the source, see ``changed.py``; "words and
+            change, or everywhere", the same as soon as that is a place in the picture, and until then all of it; an
+            edit without words of its own is left alone.
         record: where a finished run leaves its masks.
     """
 
@@ -180,6 +184,8 @@ def local_blend(
         else:
             differing = [column(side, word) for side, word in _differing_words(pair, target)]
             if not (wanted or differing):
+                if mask_from == CHANGE_OR_EVERYWHERE:
+                    continue
                 raise ValueError(
                     f"Wanted prompts that differ, or words to blend by, got edit {target + 1} with the source's own "
                     f"words ({listing(pair.source)}). Name the words whose place may change."
@@ -190,19 +196,23 @@ def local_blend(
     return Blend(pair, request, spread, tuple(regions), threshold, start, grow, feather, mask, mode, mask_from)
 
 
-def blend_of_whole_edit(pair: PromptPair, faded: Sequence[str], edit: int = 0, threshold: float = 0.3) -> Blend:
+def blend_of_whole_edit(
+    pair: PromptPair, faded: Sequence[str], edit: int = 0, threshold: float = 0.3, mask_from: MaskFrom = CHANGE
+) -> Blend:
     """The blend of a node that makes a whole edit: by the words in which the prompts differ, and those that it fades.
 
+    A cell around, where the new thing may have an outline of its own, and nothing of the old one's is left.
+
     Raises:
-        ValueError: there are neither, in terms of such a node.
+        ValueError: there are neither, in terms of such a node, and ``mask_from`` has to have a place.
     """
     for target in chosen_targets(pair, edit):
-        if not faded and not _differing_words(pair, target):
+        if mask_from != CHANGE_OR_EVERYWHERE and not faded and not _differing_words(pair, target):
             raise ValueError(
                 f"Wanted a word that changes, whose place the picture may change in, got edit {target + 1} with the "
                 f"source's own words ({listing(pair.source)}). Exchange, add or remove a word, or fade one in words."
             )
-    return local_blend(pair, threshold=threshold, edit=edit, also=faded, mask_from="words and change")
+    return local_blend(pair, threshold=threshold, grow=1, edit=edit, also=faded, mask_from=mask_from)
 
 
 def _differing_words(pair: PromptPair, target: int) -> list[tuple[int, WordPositions]]:
@@ -253,6 +263,7 @@ class BlendRun:
         self._given = self._given_masks()
         self._told = False
         self._changes: torch.Tensor | None = None  # (B, E, H, W), summed up over the predictions so far
+        self._placed: torch.Tensor | None = None  # bool (B, E): edits that were of a place in the picture in some step
         self.mask: torch.Tensor | None = None  # (B R, 1, H, W) once blending has begun
 
     def active(self, step: int) -> bool:
@@ -296,23 +307,33 @@ class BlendRun:
             return latents
         return torch.where(self._mask_for(latents) > 0, latents, self._sources(latents))
 
-    def finish(self, samples: torch.Tensor) -> None:
+    def finish(self, samples: torch.Tensor) -> tuple[list[str], list[str]]:
         """Put the masks at the end, on the CPU, into the record. ``samples``: (B R, C, [F,] H, W), what the run gives.
 
-        Says so in the log where an edit cannot be seen, or is not held back.
+        Returns:
+            Sentences for whoever made the run: that an edit cannot be seen, or is not held back; and those that tell
+            what was found out of it.
         """
         if self.mask is None:
             self.blend.record.fail(NOTHING_SEEN)
-            return
+            return [], []
         masks = self.mask.squeeze(1).unflatten(0, (self._pictures, -1))[:, 1:].cpu()
+        placed = torch.ones(masks.shape[:2], dtype=torch.bool) if self._placed is None else self._placed.cpu()
+        unusual, found = [], []
         for target in self.blend.edits:
             for seed, mask in enumerate(masks[:, target]):
                 which = f"edit {target + 1} of image {seed + 1}"
                 if not mask.any():
-                    logging.warning(f"P2P Local Blend Mask: the mask of {which} is empty, so the edit is the source.")
+                    unusual.append(f"the blend's mask of {which} is empty, so the edit is the source.")
+                elif not placed[seed, target] and (mask == 1).all():
+                    found.append(f"{which} is of the whole picture, so it is held to no place in it.")
                 elif mask.min() > 0 and self.blend.threshold > 0 and self.maps:
-                    logging.warning(f"P2P Local Blend Mask: the mask of {which} covers all; raise the threshold.")
+                    unusual.append(
+                        f"the blend's mask of {which} covers all, so nothing is held back. Raise the threshold of P2P "
+                        "Local Blend Mask."
+                    )
         self.blend.record.put(BlendMasks(masks), samples)
+        return unusual, found
 
     def _mask_for(self, latents: torch.Tensor) -> torch.Tensor:
         """(B R, 1, [1,] H, W): alike for all channels and frames, at the latents' size, which a sampler may enlarge."""
@@ -348,7 +369,7 @@ class BlendRun:
         if self.blend.spread:  # as soon as there is something to spread by: other nodes may rescale layers at first
             together = self.maps[1].mean(device=device)
             means = {key: self._spread(maps, together.get(key)) for key, maps in means.items()}
-        grow = self.blend.grow
+        grow = self.blend.grow if self.blend.mask_from == "words" else 0
         pooled = {key: F.max_pool2d(maps, 2 * grow + 1, stride=1, padding=grow) for key, maps in means.items()}
         maps = self._on_the_picture(pooled, areas)
         cell = min(self._cell(each, areas.get(key)) for key, each in means.items())
@@ -388,13 +409,20 @@ class BlendRun:
         self, maps: torch.Tensor, flat: torch.Tensor, columns: Sequence[tuple[int, int]], target: int, cell: float
     ) -> torch.Tensor:
         """(B, H, W): an edit's place, before the excluded words are taken out. ``cell``: of the maps."""
-        if self._changes is None or self.blend.threshold == 0:  # 0 is everywhere
+        if self.blend.mask_from == "words" or self._changes is None or self.blend.threshold == 0:  # 0 is everywhere
             return self._union(maps, flat, columns)
         words, says_nothing = (
             torch.stack([each[:, row, column] for row, column in columns], 1) for each in (maps, flat)
         )
-        found = evidence(words, says_nothing, self._changes[:, target].to(maps.device))
-        return clear_pieces(found, self.blend.threshold, cell)
+        changes = self._changes[:, target].to(maps.device)
+        pieces = clear_pieces(evidence(words, says_nothing, changes), self.blend.threshold, cell)
+        pieces = widened(pieces, self.blend.grow, cell)
+        if self.blend.mask_from != CHANGE_OR_EVERYWHERE:
+            return pieces
+        if self._placed is None:
+            self._placed = torch.zeros(pieces.shape[0], len(self.blend.regions), dtype=torch.bool, device=maps.device)
+        self._placed[:, target] |= ~is_everywhere(words, says_nothing, changes)
+        return pieces | ~self._placed[:, target, None, None]
 
     def _union(self, maps: torch.Tensor, flat: torch.Tensor, columns: Sequence[tuple[int, int]]) -> torch.Tensor:
         """(B, H, W): where any of the words' maps, each stretched to 0..1, reaches the threshold.

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 CLEAR = 0.85  # of the most evidence; a piece without any such place is another thing that looks alike
+EVERYWHERE = 0.2  # see ``is_everywhere``
 CELLS = 16  # a side; a piece is widened by one, and what changes is looked at as blurred as one
 GROWN_AT_ONCE = 16  # latent pixels
 BLUR = 1.4  # reach, in cells; a standard deviation of 0.7
@@ -40,12 +41,20 @@ def evidence(words: torch.Tensor, flat: torch.Tensor, changes: torch.Tensor) -> 
         flat: bool (B, K, 1, 1), of words whose map says nothing about places.
         changes: (B, H, W), as ``change`` gives it. One that is the same everywhere says nothing.
     """
-    telling = ~flat
-    looked_at = (_stretched(words) * telling).sum(1) / telling.sum(1).clamp_min(1)
-    cell = _cell(changes.shape)
-    blurred = _stretched(soften(_stretched(changes)[:, None], BLUR * cell)[:, 0])
+    blurred = _stretched(_blurred(_stretched(changes)))
     says_nothing = blurred.amax((-2, -1), keepdim=True) == 0
-    return _stretched(looked_at * torch.where(says_nothing, 1.0, blurred).sqrt())
+    return _stretched(_looked_at(words, flat) * torch.where(says_nothing, 1.0, blurred).sqrt())
+
+
+def is_everywhere(words: torch.Tensor, flat: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
+    """Whether an edit is of the whole picture, as another light or style is, and not of a place in it: bool (B,).
+
+    Its words look at much of the picture, and it changes much of it: by the means of the two, each of its most, as
+    they are multiplied in ``evidence``.
+    """
+    changed = _blurred(changes)
+    share = changed.mean((-2, -1)) / changed.amax((-2, -1)).clamp_min(torch.finfo(changed.dtype).tiny)
+    return _looked_at(words, flat).mean((-2, -1)) * share.sqrt() >= EVERYWHERE
 
 
 def clear_pieces(found: torch.Tensor, threshold: float, maps_cell: float) -> torch.Tensor:
@@ -69,23 +78,53 @@ def clear_pieces(found: torch.Tensor, threshold: float, maps_cell: float) -> tor
     cell = _cell(found.shape)
     if maps_cell > cell:
         return pieces
-    wide = pieces.float()[:, None]
-    for _ in range(cell):  # up, down, left and right
+    return pieces | (_widened(pieces, cell) & (found >= threshold / 2))
+
+
+def widened(pieces: torch.Tensor, cells: int, maps_cell: float) -> torch.Tensor:
+    """bool (B, H, W), so many cells wider: for an outline of its own, where another thing takes the place.
+
+    Args:
+        pieces: see ``clear_pieces``.
+        cells: of the picture, or of the words' maps where those are larger.
+        maps_cell: side of a cell of the words' maps, in latent pixels.
+    """
+    return _widened(pieces, cells * max(_cell(pieces.shape), round(maps_cell)))
+
+
+def _widened(masks: torch.Tensor, pixels: int) -> torch.Tensor:
+    """bool (B, H, W), grown up, down, left and right."""
+    wide = masks.float()[:, None]
+    for _ in range(pixels):
         wide = torch.maximum(F.max_pool2d(wide, (3, 1), 1, (1, 0)), F.max_pool2d(wide, (1, 3), 1, (0, 1)))
-    return pieces | (wide[:, 0].bool() & (found >= threshold / 2))
+    return wide[:, 0].bool()
 
 
 def soften(masks: torch.Tensor, reach: float) -> torch.Tensor:
     """Gaussian blur of (B, E, H, W) in 0..1, over ``reach`` pixels (standard deviation half of that)."""
     if reach <= 0:
         return masks
+    return _soft(masks.flatten(0, 1), reach).clamp(0.0, 1.0).unflatten(0, masks.shape[:2])
+
+
+def _soft(x: torch.Tensor, reach: float) -> torch.Tensor:
+    """Gaussian blur of (N, H, W), as in ``soften``."""
     pixels = math.ceil(reach)
-    offsets = torch.arange(-pixels, pixels + 1, device=masks.device)
+    offsets = torch.arange(-pixels, pixels + 1, device=x.device)
     kernel = torch.exp(-0.5 * (offsets / (reach / 2)) ** 2)
     kernel = kernel / kernel.sum()
-    flat = F.pad(masks.flatten(0, 1)[:, None], (pixels,) * 4, mode="replicate")
-    flat = F.conv2d(F.conv2d(flat, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
-    return flat[:, 0].clamp(0.0, 1.0).unflatten(0, masks.shape[:2])
+    padded = F.pad(x[:, None], (pixels,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[:, 0]
+
+
+def _looked_at(words: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:
+    """(B, H, W): the mean of the words' maps, each stretched to 0..1, without those that say nothing."""
+    telling = ~flat
+    return (_stretched(words) * telling).sum(1) / telling.sum(1).clamp_min(1)
+
+
+def _blurred(changes: torch.Tensor) -> torch.Tensor:
+    return _soft(changes, BLUR * _cell(changes.shape))
 
 
 def _stretched(x: torch.Tensor) -> torch.Tensor:

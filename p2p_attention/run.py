@@ -128,6 +128,10 @@ class EditRun:
         states = tuple(combine(self._edits[pair], target, step, self.steps) for target in range(len(pair.targets)))
         return None if all(state.idle for state in states) else states
 
+    def changes_at(self, step: int) -> bool:
+        """Whether an edit does something else at a step than at the one before."""
+        return any(self.states(each, step) != self.states(each, step - 1) for each in self._pairs)
+
     def _states_of(self, rows: CallRows, step: int) -> tuple[tuple[Hashable, tuple[RowState, ...] | None], ...]:
         return tuple((each, self.states(each, step)) for each in rows.conditionings)
 

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 SAME_SIGMA = 1e-4  # relative; samplers recompute a step's sigma through logarithms; neighbours differ by far more
+
+
+def extrapolation(sigmas: Sequence[float], step: int) -> float:
+    """How far a solver of second order goes on beyond what it saw in the step before: h / (2 h'), with h and h' the
+    lengths of this step and that one, in the logarithm of the noise level (Lu et al. 2022, DPM-Solver++(2M)).
+
+    About a half where steps are alike; 0 in the first step and in one that ends without noise, which look back on none.
+
+    Args:
+        sigmas: noise levels, one more than there are steps.
+        step: from 0.
+    """
+    if step == 0 or not sigmas[step - 1] > sigmas[step] > sigmas[step + 1] > 0:
+        return 0.0
+    before, this = (math.log(sigmas[i] / sigmas[i + 1]) for i in (step - 1, step))
+    return this / (2 * before)
 
 
 class StepCounter:

@@ -21,6 +21,7 @@ const PAIR_NAMES = {
 }
 const WITH_FADERS = ['P2PEdit', 'P2PGrid'] // an empty target is there the source, with words faded
 const BY_WORDS = /^everything but the words$/ // of P2P Edit's keep
+const WANTS_A_PLACE = /^words( and change)?$/ // of P2P Local Blend Mask's mask_from
 const WINDOWS = ['cross_start', 'cross_end', 'self_start', 'self_end', 'word_windows', 'edit']
 
 /** Node id -> the widgets that are looked at. */
@@ -32,7 +33,7 @@ export const LOOKED_AT = {
   P2PAttentionReplace: WINDOWS,
   P2PAttentionRefine: WINDOWS,
   P2PReweightToken: ['words', 'start', 'end', 'edit'],
-  P2PLocalBlendMask: ['words', 'exclude_words', 'mask_mode', 'edit'],
+  P2PLocalBlendMask: ['words', 'exclude_words', 'mask_mode', 'edit', 'mask_from'],
   P2PRecordAttention: ['words']
 }
 
@@ -326,10 +327,11 @@ function hasTheSourcesWords({ differs, text }, connected, pair) {
 }
 
 /** An edit that has none of the words, or, without words, no difference. */
-function nothingToBlend({ connected, source, around: { pair } }, names, edit) {
+function nothingToBlend({ connected, source, values: { mask_from: from }, around: { pair } }, names, edit) {
   const { number } = edit
   if (!names.length) {
     return (
+      WANTS_A_PLACE.test(from) &&
       hasTheSourcesWords(edit, connected, pair) &&
       t('Nothing differs: edit {number} has the source’s own words. Name the words whose place may change.', { number })
     )

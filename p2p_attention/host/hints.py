@@ -12,12 +12,22 @@ from ..conditionings import PAIR_KEY, alike_in, first_row
 from ..edit import Edit
 from ..invert import Inversion
 from ..prompt import PromptPair, quoted
+from ..run import EditRun
+from ..steps import extrapolation
 from .graph import works_on_pictures
 from .notices import place, say
 from .results import Origin, is_empty
 
 FULL_NOISE = 0.9  # of the model's time; schedules of few steps do not begin at the very top
 PAGE = "the help page of P2P Second Pass"
+
+# Samplers that go on from what they saw in earlier steps: how many steps after a window's end they still do, measured.
+LOOKS_BACK = {
+    "dpmpp_2m": 1, "gradient_estimation": 1, "res_multistep": 1, "er_sde": 2, "deis": 4, "dpmpp_3m_sde": 4,
+    "ipndm": 1000, "lms": 1000,
+}  # fmt: skip
+FAR = 1.3  # see ``extrapolation``; from here on it was seen
+SEEN = 0.1  # noise level below which what a step makes of it is no longer seen
 
 
 def alike_on_both_sides(conds: Mapping[str, Sequence[dict]]) -> bool:
@@ -125,6 +135,27 @@ def say_where_it_begins(latents: torch.Tensor, sigma: float, sampling: Any) -> N
             f"this run begins at {begin:.0%} of the noise on an empty latent, whose grey will show. Set denoise to 1, "
             "or connect a picture's latent."
         )
+
+
+def say_where_the_sampler_overshoots(run: EditRun, sampler: Any, sigmas: Sequence[float]) -> None:
+    """Samplers that extrapolate take the end of a window for a trend, and follow it; over a step that is much longer
+    than the one before, which some schedules have before their last, that is seen as glaring colours.
+
+    Args:
+        run: with the edits.
+        sampler: the host's.
+        sigmas: noise levels, one more than there are steps.
+    """
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "").removeprefix("sample_")
+    looks_back = max((steps for begin, steps in LOOKS_BACK.items() if name.startswith(begin)), default=0)
+    for far in range(1, run.steps):
+        if looks_back and sigmas[far] > SEEN and extrapolation(sigmas, far) > FAR:
+            if any(run.changes_at(step) for step in range(max(1, far - looks_back), far + 1)):
+                say(
+                    f"edits may come out glaring or broken: {name} goes far beyond what it has seen in step {far + 1} "
+                    f"of {run.steps}, and a window of the edits begins or ends shortly before. Set scheduler to simple "
+                    "or karras, or sampler_name to euler."
+                )
 
 
 def say_by_which_prompt_it_was_inverted(

@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 from comfy_execution.graph_utils import GraphBuilder, is_link
 
 from .graph import gives_lists
-from .one_edit import REFINE_ITERATIONS, SOURCE_ROW, WAY_BACK, OneEdit, Photograph, edit_by_prompt, way_back_step
+from .one_edit import (
+    REFINE_ITERATIONS,
+    SOURCE_ROW,
+    WAY_BACK,
+    OneEdit,
+    Photograph,
+    edit_by_prompt,
+    guidance_step,
+    way_back_step,
+)
 
 LINKED = ("model", "clip", "latent_image")
 
@@ -37,20 +46,25 @@ def edit_and_keep_the_way_back(
         asked: the other inputs of ``edit_by_prompt``, by name; the node has them, too.
         photograph: to be edited in place of a picture that the model makes.
     """
-    apart = photograph and _behind_its_way_back(prompt, node, asked, photograph)
+    apart = photograph and _behind_its_way_back(prompt, node, model, asked, photograph)
     edit = edit_by_prompt(model, clip, **asked, photograph=None if apart else photograph)
     if apart and photograph:
         graph, outputs = apart
         # A way back that the model brings gives place to the photograph's.
-        did = [way_back_step(photograph.settings), *(step for step in edit.did if step[0] != WAY_BACK)]
+        did = [
+            *guidance_step(model),
+            way_back_step(photograph.settings),
+            *(step for step in edit.did if step[0] != WAY_BACK),
+        ]
         return Made(outputs, did, graph)
     return Made(edit.outputs, edit.did, None)
 
 
 def _behind_its_way_back(
-    prompt: Any | None, node: str | None, asked: dict[str, Any], photograph: Photograph
+    prompt: Any | None, node: str | None, model: Any, asked: dict[str, Any], photograph: Photograph
 ) -> tuple[dict[str, Any], tuple[Any, ...]] | None:
-    """Three nodes: the source's text, P2P DDIM Invert, and P2P Edit on what that gives; and which outputs are ours.
+    """The source's text, its guidance if the model takes one, P2P DDIM Invert, and P2P Edit on what that gives; and
+    which outputs are ours.
 
     None where all has to be done at once: outside of a run, or behind a node that gives a list, whose entries the nodes
     of this graph could not tell apart.
@@ -64,6 +78,8 @@ def _behind_its_way_back(
     steps, scheduler, denoise = photograph.settings
     graph = GraphBuilder()
     text = graph.node("CLIPTextEncode", clip=links["clip"], text=asked["source"])
+    for name, guidance in guidance_step(model):
+        text = graph.node(name, conditioning=text.out(0), **guidance)
     way_back = graph.node(
         "P2PDDIMInvert",
         model=links["model"],

@@ -44,19 +44,21 @@ def server() -> Any | None:
     return getattr(getattr(host, "PromptServer", None), "instance", None)
 
 
-def say(text: str, level: int = logging.WARNING) -> None:
-    """Once for each node and prompt, however often the node samples. What is below a warning is for the log alone."""
+def say(text: str, level: int = logging.WARNING, on_the_node: bool = False) -> None:
+    """Once for each node and prompt, however often the node samples. What is below a warning is for the log alone,
+    unless it is asked for on the node."""
+    shown = on_the_node or level >= logging.WARNING
     here = place()
     if here is not None:
         node = get_progress_state().dynprompt.get_display_node_id(here.node)  # the page knows no other
         if _said.prompt != here.prompt:
             _said.prompt, _said.texts, _said.log = here.prompt, {}, []
-        texts = _said.texts.setdefault(node, []) if level >= logging.WARNING else _said.log
+        texts = _said.texts.setdefault(node, []) if shown else _said.log
         if text in texts:
             return
         texts.append(text)
     logging.log(level, f"Prompt-to-Prompt: {text}")
-    if here is not None and level >= logging.WARNING:
+    if here is not None and shown:
         show(node, "\n".join(texts))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, get_args
 
-from ..blend import blend_of_whole_edit
+from ..blend import CHANGE, CHANGE_OR_EVERYWHERE, MaskFrom, blend_of_whole_edit
 from ..checks import require_one_of
 from ..edit import NEVER, edited_text, faded_words, swap_and_fade
 from ..invert import Inversion, SourceRow
@@ -16,11 +16,14 @@ from .encode import encode, encode_pair
 from .families import family_of
 from .way_back import ddim_invert
 
-Keep = Literal["the composition", "everything but the words", "nothing"]
+Keep = Literal["automatic", "the composition", "everything but the words", "nothing"]
 KEEPS = get_args(Keep)
+MASK_FROM: dict[Keep, MaskFrom] = {"automatic": CHANGE_OR_EVERYWHERE, "everything but the words": CHANGE}
 REFINE_ITERATIONS = 3
 SOURCE_ROW: SourceRow = "pin"
 WAY_BACK = "P2P DDIM Invert"
+GUIDANCE = "FluxGuidance"
+GUIDANCE_BACK = 2.0  # of models that take it as a number; at the sampler's own the way back is hardly found (measured)
 DIFFERING = "those that differ"
 
 
@@ -73,8 +76,9 @@ def edit_by_prompt(
         clip: the host's, that reads the prompts.
         source, target, alignment: see ``encode_pair``. An empty target is the source's text, where words are faded.
         strength: see ``windows_of``; of no account where nothing is kept.
-        keep: what stays. The composition: by the windows. Everything but the words: by a local blend, too. Nothing:
-            there are no windows, source and edit begin at the same noise.
+        keep: what stays. The composition: by the windows. Everything but the words: by a local blend, too. Automatic:
+            by a local blend of those edits that turn out to be of a place in the picture. Nothing: there are no
+            windows, source and edit begin at the same noise.
         words: to fade, ``word: scale``, one a line; see ``reweight``.
         negative: the text of the sampler's negative.
         photograph: to be edited in place of a picture that the model makes.
@@ -88,10 +92,14 @@ def edit_by_prompt(
     cross, self_attention = (NEVER, NEVER) if keep == "nothing" else windows_of(strength, strengths)
     conditioning, pair = encode_pair(clip, source, target, alignment)
     edits, faded = swap_and_fade(pair, cross, self_attention, words), faded_words(words)
-    blend = blend_of_whole_edit(pair, faded) if keep == "everything but the words" else None
+    blend = blend_of_whole_edit(pair, faded, mask_from=MASK_FROM[keep]) if keep in MASK_FROM else None
     did: list[tuple[str, dict[str, Any]]] = []
     if photograph is not None:  # takes its time: what can be wrong is known by now
-        model, _ = ddim_invert(model, encode(clip, source), *photograph, REFINE_ITERATIONS, SOURCE_ROW)
+        prompt = encode(clip, source)
+        for _, guidance in guidance_step(model):
+            prompt = [[context, {**more, **guidance}] for context, more in prompt]
+        did += guidance_step(model)
+        model, _ = ddim_invert(model, prompt, *photograph, REFINE_ITERATIONS, SOURCE_ROW)
     did += [way_back_step(work.settings, work.source_row) for work in works_on(model) if isinstance(work, Inversion)]
     for work in edits:
         model = attach(model, work)
@@ -99,14 +107,20 @@ def edit_by_prompt(
     if faded:
         did.append(("P2P Reweight Token", {"words": words.strip()}))
     masks: Record[BlendMasks] = Everywhere(pair.rows)
-    if blend is not None:
+    if blend is not None and blend.edits:
         model, masks = attach(model, blend), blend.record
-        inputs: dict[str, Any] = {"threshold": blend.threshold, "start": blend.start, "mask_from": blend.mask_from}
+        names = "threshold", "start", "grow", "mask_from"
+        inputs: dict[str, Any] = {name: getattr(blend, name) for name in names}
         if faded:
             same = all(prompt.text == pair.source.text for prompt in pair.targets)
             inputs["words"] = ", ".join([*([] if same else [DIFFERING]), *faded])
         did.append(("P2P Local Blend Mask", inputs))
     return OneEdit(model, conditioning, encode(clip, negative), pair, masks, did)
+
+
+def guidance_step(model: Any) -> list[tuple[str, dict[str, Any]]]:
+    """How ``OneEdit.did`` names the guidance of a photograph's way back, if the model takes one: a step, or none."""
+    return [(GUIDANCE, {"guidance": GUIDANCE_BACK})] if family_of(model).embeds_guidance(model) else []
 
 
 def way_back_step(settings: tuple[int, str, float], source_row: SourceRow = SOURCE_ROW) -> tuple[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,7 @@ from .hints import (
     say_what_becomes_of_latents,
     say_what_is_not_edited,
     say_where_it_begins,
+    say_where_the_sampler_overshoots,
     say_which_pairs_took_no_part,
 )
 from .map_taps import MapTaps
@@ -168,6 +170,7 @@ def _run(
         latent_image = latent_image.repeat_interleave(rows, dim=0)
     if "latent_shapes" in kwargs:
         kwargs["latent_shapes"] = [(len(noise), *shape[1:]) for shape in kwargs["latent_shapes"]]
+    say_where_the_sampler_overshoots(parts.run, sampler, sigmas.tolist())
     preview = None if callback is None else SideBySidePreview(callback, rows)
     counting = _counting(parts.run, preview)
     samples = sample(noise, latent_image, sampler, sigmas, denoise_mask, counting, *rest, **kwargs)
@@ -253,7 +256,11 @@ def _finish(parts: _Parts, works: _Works, batch: _Batch, samples: torch.Tensor) 
             blend.update(parts.taps.areas, samples.device)
         samples = blend.outside_from_source(samples)
     for blend in parts.blends:
-        blend.finish(samples)
+        unusual, found = blend.finish(samples)
+        for text in unusual:
+            say(text)
+        for text in found:
+            say(text, logging.INFO, on_the_node=True)
     for recorder in works.recorders:
         recorder.finish(parts.maps[recorder][0], parts.taps.areas, batch.size, samples)
     return samples

@@ -128,15 +128,17 @@ class Bench(real_images.Bench):
         return results
 
 
-def make_pictures(bench, numbers, names, folder=FOLDER) -> None:
+def make_pictures(bench, numbers, names, folder=FOLDER, kinds=KINDS) -> None:
     """Each scene's file gets what it lacks of ``bench.pictures``, so that more may be asked for later."""
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     for done, number in enumerate(numbers):
         file = folder / f"{number:04}.npz"
         kept = dict(np.load(file)) if file.is_file() else {}
-        case = make_case(bench.scenes, number, KINDS)
-        kept |= bench.pictures(case, [name for name in names if name not in kept])
+        lacking = [name for name in names if name not in kept]
+        if not lacking:
+            continue
+        kept |= bench.pictures(make_case(bench.scenes, number, kinds), lacking)
         part = folder / f"part_{number}.npz"
         np.savez_compressed(part, **kept)
         part.rename(file)
@@ -154,7 +156,7 @@ def figures(case: Case, edit: np.ndarray, judge) -> dict[str, float]:
     return values
 
 
-def table(scenes, numbers, methods, folder=FOLDER) -> str:
+def table(scenes, numbers, methods, folder=FOLDER, kinds=KINDS) -> str:
     """Markdown, of a folder's pictures: background and inside of local edits, the whole of global ones, and what the
     judge sees of each."""
     from scene_judge import JUDGE, load_judge
@@ -164,7 +166,7 @@ def table(scenes, numbers, methods, folder=FOLDER) -> str:
     for number in numbers:
         file = folder / f"{number:04}.npz"
         kept = dict(np.load(file)) if file.is_file() else {}
-        case = make_case(scenes, number, KINDS)
+        case = make_case(scenes, number, kinds)
         for name in methods:
             if name in kept:
                 rows[name].append((case.kind, figures(case, kept[name], judge)))

@@ -325,6 +325,14 @@ table is of what ComfyUI {newer} has beside these, measured there; what both hav
 A sampler that is not listed here shares its noise as well, as long as it draws it with PyTorch for the whole batch.
 Where it does not, the node and the log say so after the first steps, unless that noise is little beside what the edits
 differ by, or there is a noise mask.
+
+Exact is not always beautiful. Samplers that go on from what they saw in earlier steps (`dpmpp_2m`, `dpmpp_2m_sde`,
+`dpmpp_3m_sde`, `res_multistep`, `gradient_estimation`, `er_sde`, `deis`, `lms`, `ipndm`) take the end of a window for a
+trend. `normal`, `ddim_uniform` and, with few steps, `kl_optimal` have a last step but one that is much longer than the
+one before: there these samplers overshoot, and the edit glares. With the demo model and `dpmpp_2m`, 12 steps, a cat
+becomes a mushroom whose largest latent value is 3.7 times the cat's with `normal` and a window to 0.8, 1.0 times with
+one to 0.6, 0.8 times with `karras`, 1.0 with `simple`; `euler` with `normal` 1.0. The sampler's node says so in such a
+run. `uni_pc` and `sa_solver` do not overshoot.
 """
 COLUMNS = ("source, same batch", "source, alone", "same prompt", "outside the blend", "before the end")
 # Comparisons in which the same numbers go the same way, so that not even rounding may differ; as columns.

@@ -1,9 +1,10 @@
 """What the strengths of P2P Edit do: windows from all of the source's maps to none, on the same scenes and edits.
 
 Rendered scenes are inverted and edited, as in ``real_images``; the figures are those of ``injections``. The rungs that
-P2P Edit takes for its strengths are chosen from one set of scenes and reported on another.
+P2P Edit takes for its strengths are chosen from one set of scenes and reported on another. With ``--keep`` it is what
+P2P Edit's ``keep`` does, at strength 0.5.
 
-    python dev.py bench strength [--model flow] [--scenes 48] [--first 0] [--shard 0/1] [--table]
+    python dev.py bench strength [--keep] [--model flow] [--scenes 48] [--first 0] [--shard 0/1] [--table]
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ RUNGS = {
 }  # fmt: skip
 
 
+KEPT = ("the composition", "everything but the words", "automatic")
+KINDS_KEPT = (*real_images.KINDS, "removed", "shape", "colour", "thing", "removed")
+
+
 class Bench(real_images.Bench):
     def pictures(self, case: Case, rungs) -> dict[str, np.ndarray]:
         """Name -> the edit as uint8 (128, 128, 3)."""
@@ -41,6 +46,20 @@ class Bench(real_images.Bench):
         return results
 
 
+class BenchOfKeep(real_images.Bench):
+    def pictures(self, case: Case, keeps) -> dict[str, np.ndarray]:
+        """Name -> the edit as uint8 (128, 128, 3)."""
+        edit_by_prompt = self.host.module("p2p_attention.host.one_edit").edit_by_prompt
+        latent = self.latent_of(case)
+        inverted = self.inverted(self.encode(case.source), latent)
+        results = {}
+        for keep in keeps:
+            edit = edit_by_prompt(inverted, self.clip, case.source, case.target, 0.5, keep)
+            samples = self.sample(edit.model, edit.conditioning, edit.negative, latent, cfg=self.cfg)
+            results[keep] = self.decoded(samples[-1:])[0]
+        return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=tuple(CFG_OF), default="unet")
@@ -48,12 +67,14 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first scene; others to report with")
     parser.add_argument("--shard", default="0/1", help="i/n: only every n-th scene, from i; for several processes")
     parser.add_argument("--table", action="store_true", help="only print the table of the pictures there are")
+    parser.add_argument("--keep", action="store_true", help="what is kept, in place of how much may change")
     arguments = parser.parse_args()
-    folder = real_images.FOLDER.parent / f"strength_{arguments.model}"
+    kind, names, kinds = (BenchOfKeep, KEPT, KINDS_KEPT) if arguments.keep else (Bench, RUNGS, injections.KINDS)
+    folder = real_images.FOLDER.parent / f"{'keep' if arguments.keep else 'strength'}_{arguments.model}"
     numbers = range(arguments.first, arguments.first + arguments.scenes)
     shard, shards = map(int, arguments.shard.split("/"))
     if not arguments.table:
-        injections.make_pictures(Bench(arguments.model), numbers[shard::shards], list(RUNGS), folder)
+        injections.make_pictures(kind(arguments.model), numbers[shard::shards], list(names), folder, kinds)
     sys.path.append(str(real_images.real_host.PACK))
     from demo import scenes
 
@@ -61,7 +82,7 @@ def main() -> None:
         f"{arguments.model}, scenes {numbers.start} to {numbers.stop - 1}, {STEPS} steps, "
         f"cfg {CFG_OF[arguments.model]:g}\n"
     )
-    print(injections.table(scenes, numbers, list(RUNGS), folder))
+    print(injections.table(scenes, numbers, list(names), folder, kinds))
 
 
 if __name__ == "__main__":

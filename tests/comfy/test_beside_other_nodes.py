@@ -482,6 +482,35 @@ def test_a_picture_and_denoise_below_1_is_all_right(sampling, caplog):
     assert said(caplog, sampling, sampling.edit(pair), conditioning, picture(1, *SIZE), denoise=0.5)[0] == ""
 
 
+def windows(cross_end, self_end=0.4):
+    return {"cross_start": 0.0, "cross_end": cross_end, "self_start": 0.0, "self_end": self_end}
+
+
+OVERSHOOTS = "may come out glaring"
+SEEN_TO = [  # sampler, scheduler, cross_end, said; of 10 steps of normal the 9th, from 0.3 to 0.03, is far
+    ("dpmpp_2m", "normal", 0.8, True), ("dpmpp_2m", "normal", 0.7, True), ("dpmpp_2m", "normal", 0.6, False),
+    ("dpmpp_2m", "normal", 0.9, False), ("dpmpp_2m", "normal", 1.0, False), ("dpmpp_2m", "ddim_uniform", 0.8, True),
+    ("dpmpp_2m", "karras", 0.8, False), ("dpmpp_2m", "simple", 0.8, False), ("dpmpp_2m_sde", "normal", 0.8, True),
+    ("res_multistep_cfg_pp", "normal", 0.8, True), ("deis", "normal", 0.5, True), ("deis", "normal", 0.3, False),
+    ("lms", "normal", 0.2, True), ("lms", "simple", 0.2, False), ("euler", "normal", 0.8, False),
+    ("uni_pc", "normal", 0.8, False), ("dpmpp_2s_ancestral", "normal", 0.8, False),
+]  # fmt: skip
+
+
+@pytest.mark.daily(
+    "dpmpp_2m-normal-0.8-True", "dpmpp_2m-normal-0.6-False", "dpmpp_2m-karras-0.8-False", "lms-normal-0.2-True"
+)
+@pytest.mark.parametrize("sampler, scheduler, end, wanted", SEEN_TO)
+def test_a_sampler_that_overshoots_where_a_window_ends_is_said(sampling, sampler, scheduler, end, wanted, caplog):
+    conditioning, pair = sampling.pair(SWAP)
+    model = sampling.edit(pair, **windows(end, self_end=0.1))
+    text, _ = said(
+        caplog, sampling, model, conditioning, latent(1, 8, 8), sampler_name=sampler, scheduler=scheduler, steps=10
+    )
+    assert (OVERSHOOTS in text) == wanted
+    assert not wanted or f"{sampler} goes far beyond what it has seen in step 9 of 10" in text
+
+
 def inverted(sampling, model, conditioning, image):
     return sampling.run_node(
         "P2PDDIMInvert", model=model, conditioning=conditioning, latent_image=image, steps=STEPS, scheduler="normal",

@@ -543,9 +543,9 @@ def test_shown_masks(sampling):
 @pytest.mark.parametrize(
     "inputs, says",
     [
-        ({"mask": torch.zeros(1, 8, 8)}, ["the mask of edit 1 of image 1 is empty, so the edit is the source"]),
+        ({"mask": torch.zeros(1, 8, 8)}, ["mask of edit 1 of image 1 is empty, so the edit is the source"]),
         ({"mask": half_plane()}, []),
-        ({"grow": 8}, ["the mask of edit 1 of image 1 covers all; raise the threshold"]),
+        ({"grow": 8}, ["mask of edit 1 of image 1 covers all, so nothing is held back. Raise the threshold"]),
         ({"threshold": 0.0}, []),  # asked for
         ({"mask": torch.ones(1, 8, 8)}, []),  # asked for
     ],
@@ -554,7 +554,7 @@ def test_what_the_log_says_of_masks(sampling, swap, caplog, inputs, says):
     conditioning, pair, edited = swap
     with caplog.at_level(logging.WARNING):
         sample(sampling, blend(sampling, pair, edited, **inputs)[0], conditioning, steps=1)
-    said = [record.message for record in caplog.records if "Local Blend" in record.message]
+    said = [record.message for record in caplog.records if "the blend's mask" in record.message]
     assert len(said) == len(says)
     assert all(wanted in got for wanted, got in zip(says, said, strict=True))
 

@@ -165,6 +165,22 @@ def test_guidance_and_references_are_part_of_the_way(host, run_node):
         assert rms(way.sample(model, image, other, **MANY), image) > 1e-4, left_out
 
 
+@pytest.mark.parametrize("name", ["flux_dev", "flux", "sd3", "cosmos_predict2"])
+def test_which_models_take_guidance_as_a_number(host, run_node, name):
+    """Those whose pictures differ by it."""
+    way = WayBack(name, host, run_node)
+    image, ((context, extras),) = way.picture(), way.run.plain(SOURCE)
+    made = [way.sample(way.model, image, [[context, {**extras, "guidance": each}]]) for each in (1.0, 4.0)]
+    family = host.module("p2p_attention.host.families").family_of(way.model)
+    assert family.embeds_guidance(way.model) == (not torch.equal(*made)) == (name == "flux_dev")
+
+
+def test_chroma_has_a_number_and_is_guided_by_cfg(host, run_node):
+    """The number is 0 for all that it is made for, on the way back as well."""
+    model = WayBack("chroma", host, run_node).model
+    assert not host.module("p2p_attention.host.families").family_of(model).embeds_guidance(model)
+
+
 def test_proximal_guidance(flux):
     """All differences left out: the negative's own prediction; none: plain guidance. The source stays the picture."""
     image = flux.picture()

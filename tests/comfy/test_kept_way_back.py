@@ -136,7 +136,7 @@ def test_the_same_as_at_once(graph, at_once):
         {"target": "a dog on a blue chair"},
         {"target": "a dog on a red chair in the snow, oil painting"},
         {"strength": 0.9},
-        {"keep": "everything but the words"},
+        {"keep": "nothing"},
         {"words": "red: 2"},
         {"negative": "blurry"},
         {"alignment": "cat -> red"},

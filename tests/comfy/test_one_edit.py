@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from inverting import picture
 from sampling import PHRASE, SOURCE, STEPS, SWAP, Sampling, latent
 from small_models import sd15
 
-WHOLE, REST, NOTHING = "the composition", "everything but the words", "nothing"
+AUTOMATIC, WHOLE, REST, NOTHING = "automatic", "the composition", "everything but the words", "nothing"
 IDS = {
     "P2P Attention Replace": "P2PAttentionReplace",
     "P2P Reweight Token": "P2PReweightToken",
@@ -49,14 +51,15 @@ def by_single_nodes(host, sampling, target, did, image=None):
     return sampling.ksampler(model, conditioning, image)
 
 
-@pytest.mark.parametrize("keep", [WHOLE, REST, NOTHING])
+@pytest.mark.parametrize("keep", [AUTOMATIC, WHOLE, REST, NOTHING])
 @pytest.mark.parametrize("target", [SWAP, PHRASE, f"{SWAP}\n---\n{PHRASE}"])
 def test_does_what_the_single_nodes_do(host, sampling, edit, target, keep):
     (model, conditioning, pair, _), did = edit(target=target, keep=keep, strength=0.4)
     assert pair.source.text == SOURCE and conditioning[0][0].shape[0] == pair.rows
     made = sampling.ksampler(model, conditioning)
     assert torch.equal(made, by_single_nodes(host, sampling, target, did))
-    assert [step["node"] for step in did] == ["P2P Attention Replace"] + ["P2P Local Blend Mask"] * (keep == REST)
+    blended = ["P2P Local Blend Mask"] * (keep in (AUTOMATIC, REST))
+    assert [step["node"] for step in did] == ["P2P Attention Replace", *blended]
     assert (made[1] - made[0]).norm() > 1e-3 * made[0].norm()
 
 
@@ -82,6 +85,35 @@ def test_a_blend_beside_faders_says_by_which_words(edit):
     assert "words" not in edit(keep=REST)[1][-1]["inputs"]
 
 
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_automatic_holds_an_edit_to_its_place_where_it_has_one(host, sampling, edit, everywhere, monkeypatch, caplog):
+    """What the pictures of a random model show is of no account here: whichever it is, the run does that."""
+    monkeypatch.setattr(host.module("p2p_attention.changed"), "EVERYWHERE", 0.0 if everywhere else 2.0)
+    (model, conditioning, _, masks), _ = edit(keep=AUTOMATIC)
+    with caplog.at_level(logging.INFO):
+        made = sampling.ksampler(model, conditioning, latent(1, 16, 16))
+    outside = masks.take(made).masks[0, 0] == 0
+    assert torch.equal(made[1][:, outside], made[0][:, outside])
+    assert outside.any() != everywhere
+    assert ("edit 1 of image 1 is of the whole picture" in caplog.text) == everywhere
+    whole = sampling.ksampler(*edit(keep=WHOLE)[0][:2], latent(1, 16, 16))
+    assert torch.equal(made, whole) == everywhere
+
+
+def test_automatic_leaves_an_edit_without_words_of_its_own_alone(sampling, edit):
+    """A weight is one, which *everything but the words* refuses; also beside an edit that has some."""
+    weighted = SOURCE.replace("red", "(red:1.5)")
+    with pytest.raises(ValueError, match="Wanted a word that changes"):
+        edit(target=weighted, keep=REST)
+    (model, conditioning, _, masks), did = edit(target=weighted, keep=AUTOMATIC)
+    made = sampling.ksampler(model, conditioning)
+    assert [step["node"] for step in did] == ["P2P Attention Replace"]
+    assert (masks.take(made).masks == 1).all() and not torch.equal(made[1], made[0])
+    (model, conditioning, _, masks), did = edit(target=f"{SWAP}\n---\n{weighted}", keep=AUTOMATIC)
+    made = sampling.ksampler(model, conditioning)
+    assert did[-1]["node"] == "P2P Local Blend Mask" and (masks.take(made).masks[:, 1] == 1).all()
+
+
 def test_a_photograph_comes_back_and_is_edited(host, sampling, edit):
     image = picture()
     (model, conditioning, _, _), did = edit(latent_image=image, steps=STEPS, scheduler="normal")
@@ -91,7 +123,9 @@ def test_a_photograph_comes_back_and_is_edited(host, sampling, edit):
     assert did[0]["node"] == "P2P DDIM Invert" and did[0]["inputs"]["steps"] == STEPS
 
 
-@pytest.mark.parametrize("more", [{}, {"keep": REST}, {"keep": NOTHING}, {"strength": 0.0}, {"strength": 1.0}])
+@pytest.mark.parametrize(
+    "more", [{}, {"keep": AUTOMATIC}, {"keep": REST}, {"keep": NOTHING}, {"strength": 0.0}, {"strength": 1.0}]
+)
 def test_the_source_is_the_stock_picture(sampling, edit, more):
     (model, conditioning, _, _), _ = edit(**more)
     made = sampling.ksampler(model, conditioning)
@@ -110,11 +144,11 @@ def test_more_strength_takes_less_of_the_source(sampling, edit):
 
 def test_masks_are_for_show_blend_mask(sampling, edit):
     (model, conditioning, _, masks), _ = edit(keep=REST)
-    samples = {"samples": sampling.ksampler(model, conditioning)}
+    samples = {"samples": sampling.ksampler(model, conditioning, latent(1, 16, 16))}
     shown, _ = sampling.run_node("P2PShowBlendMask", masks=masks, latent=samples)
     assert shown.shape[0] == 1 and not (shown == 1).all()
     (model, conditioning, _, masks), _ = edit()
-    samples = {"samples": sampling.ksampler(model, conditioning)}
+    samples = {"samples": sampling.ksampler(model, conditioning, latent(1, 16, 16))}
     shown, _ = sampling.run_node("P2PShowBlendMask", masks=masks, latent=samples)
     assert shown.shape[0] == 1 and (shown == 1).all(), "every place may change"
     with pytest.raises(ValueError, match="Wanted the latents of source and edits, 2 for each picture, got 3"):
@@ -126,7 +160,7 @@ def test_masks_are_for_show_blend_mask(sampling, edit):
     [
         ({"target": ""}, "Wanted something to change, got no target and no words to fade"),
         ({"strength": 1.5}, "Wanted strength from 0 to 1, got 1.5"),
-        ({"keep": "all"}, "Wanted keep to be one of the composition, .*, got 'all'"),
+        ({"keep": "all"}, "Wanted keep to be one of automatic, .*, got 'all'"),
         ({"words": "red"}, "Wanted a word with its factor, as in 'snow: 0.5', got 'red'"),
         ({"words": "blue: 2"}, "Wanted a word of the edited prompt, got 'blue'"),
         ({"words": "red: 99"}, "Wanted scale from -20 to 20, got 99"),

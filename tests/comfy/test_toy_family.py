@@ -96,6 +96,9 @@ def toy_family(host, monkeypatch):
         def variance(self, model):
             return lambda sigma: 1.0
 
+        def embeds_guidance(self, model):
+            return False
+
         def layers(self, model):
             return {index: layer(0, frozenset({"cross"})) for index in range(LAYERS)}
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p_attention import blend as blending
-from p2p_attention.blend import BlendRun, Region
-from p2p_attention.changed import soften
+from p2p_attention.blend import MASKS_FROM, BlendRun, Region
+from p2p_attention.changed import soften, widened
 from p2p_attention.maps import MapRun, spread
 
 local_blend = functools.partial(blending.local_blend, spread=False)  # its maps as they are; see the last tests
@@ -126,6 +126,9 @@ def spot(y, x, size=SIZE, peak=1.0):
     return map
 
 
+NO_WORDS = torch.zeros(0, *SIZE)
+
+
 def run_of(blend, rows, seeds=1, size=SIZE, steps=4, area=None, conditionings=("pair",)):
     """A blend's run whose maps are given: ``rows[row]`` the maps (K, h, w) of that prompt's words in the request."""
     maps = MapRun(blend.request, steps)
@@ -151,7 +154,7 @@ def left(run):
 
 def mask_of(blend, *rows, **options):
     """(E, H, W) of the first seed."""
-    return left(run_of(blend, [torch.stack(row) if row else torch.zeros(0, *SIZE) for row in rows], **options))[0]
+    return left(run_of(blend, [torch.stack(row) if row else NO_WORDS for row in rows], **options))[0]
 
 
 @pytest.fixture
@@ -246,10 +249,14 @@ def test_given_mask_beside_the_words(swap, mode, wanted):
     assert torch.equal(got, wanted)
 
 
-def given_masks(pair, masks, seeds, size=SIZE, **options):
+def run_with(pair, masks, seeds, size=SIZE, **options):
     run = BlendRun(local_blend(pair, mask=masks, **options), (), seeds, size, 4)
     run.update({}, torch.device("cpu"))
-    return left(run)
+    return run
+
+
+def given_masks(*arguments, **options):
+    return left(run_with(*arguments, **options))
 
 
 def test_one_mask_for_all_for_each_edit_or_for_each_seed_too(toy):
@@ -388,34 +395,37 @@ def test_no_layer_gave_a_map(swap, caplog):
         blend.record.take(latents)
 
 
-# ---- the log
+# ---- what is said of masks
 
 
 def warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-def test_empty_and_full_masks_are_told(toy, caplog):
+def unusual(run):
+    """What a run says of its masks when it ends."""
+    return run.finish(torch.zeros(len(run.mask), 4, *run.mask.shape[-2:]))[0]
+
+
+def test_empty_and_full_masks_are_told(toy):
     pair = toy.pair("a cat", "a dog", "a lion")
     masks = torch.stack([torch.zeros(SIZE), torch.zeros(SIZE), spot(0, 0), torch.zeros(SIZE)])
-    given_masks(pair, masks, 2)
-    assert [text.split(": ", 1)[1] for text in warnings(caplog)] == [
-        "the mask of edit 1 of image 1 is empty, so the edit is the source.",
-        "the mask of edit 2 of image 1 is empty, so the edit is the source.",
-        "the mask of edit 2 of image 2 is empty, so the edit is the source.",
+    assert unusual(run_with(pair, masks, 2)) == [
+        "the blend's mask of edit 1 of image 1 is empty, so the edit is the source.",
+        "the blend's mask of edit 2 of image 1 is empty, so the edit is the source.",
+        "the blend's mask of edit 2 of image 2 is empty, so the edit is the source.",
     ]
-    caplog.clear()
     upper = torch.zeros(SIZE)
     upper[:3] = 1.0
-    mask_of(local_blend(pair, edit=1, threshold=0.5), [upper], [1.0 - upper], [])
-    assert warnings(caplog) == ["P2P Local Blend Mask: the mask of edit 1 of image 1 covers all; raise the threshold."]
+    (said,) = unusual(run_of(local_blend(pair, edit=1, threshold=0.5), [upper[None], 1 - upper[None], NO_WORDS]))
+    assert said.startswith("the blend's mask of edit 1 of image 1 covers all, so nothing is held back. Raise")
 
 
-def test_masks_that_were_asked_for_are_not_told(swap, caplog):
-    mask_of(local_blend(swap, threshold=0.0), [spot(0, 0)], [spot(1, 1)])
-    given_masks(swap, torch.ones(1, *SIZE), 1)
-    mask_of(local_blend(swap, threshold=0.5), [spot(0, 0)], [spot(1, 1)])
-    assert not warnings(caplog)
+def test_masks_that_were_asked_for_are_not_told(swap):
+    spots = [spot(0, 0)[None], spot(1, 1)[None]]
+    assert not unusual(run_of(local_blend(swap, threshold=0.0), spots))
+    assert not unusual(run_with(swap, torch.ones(1, *SIZE), 1))
+    assert not unusual(run_of(local_blend(swap, threshold=0.5), spots))
 
 
 # ---- spread
@@ -485,16 +495,21 @@ def test_a_given_mask_alone_asks_for_no_maps(swap):
 
 def with_change(swap, words, changes, **settings):
     """A blend's run whose two words look at ``words``, after predictions that part by ``changes``."""
-    blend = local_blend(swap, threshold=0.3, mask_from="words and change", **settings)
+    blend = local_blend(swap, **{"threshold": 0.3, "mask_from": "words and change", **settings})
     maps = MapRun(blend.request, 4)
-    probs = torch.zeros(2, words.numel(), swap.source.length)
-    probs[:, :, 2] = words.flatten()
-    maps.add("pair", 0, probs, tuple(words.shape), tuple(words.shape), None)
     run = BlendRun(blend, [maps], 1, tuple(words.shape), 4)
+    see(run, words, changes)
+    return run
+
+
+def see(run, words, changes):
+    """One step more of it, with as many predictions as there are changes."""
+    probs = torch.zeros(2, words.numel(), run.blend.pair.source.length)
+    probs[:, :, 2] = words.flatten()
+    run.maps[0].add("pair", 0, probs, tuple(words.shape), tuple(words.shape), None)
     for each in changes:
         run.see(torch.stack([torch.zeros(4, *each.shape), each.expand(4, *each.shape)]))
     run.update({}, torch.device("cpu"))
-    return run
 
 
 LARGE = (16, 16)
@@ -512,6 +527,13 @@ def test_two_things_that_look_alike_are_told_apart_by_what_changes(swap):
     assert torch.equal(left(with_change(swap, both, [square(10, 10)]))[0, 0], square(10, 10))
     (mask,) = mask_of(local_blend(swap, threshold=0.3), [both], [both], size=LARGE)
     assert torch.equal(mask, both), "by the words alone"
+
+
+def test_grow_widens_the_place_that_was_found(swap):
+    """And not the maps, by which another thing would come in."""
+    both = square(2, 2) + square(2, 7)
+    mask = left(with_change(swap, both, [square(2, 2)], grow=1))[0]
+    assert torch.equal(mask, widened(square(2, 2)[None] > 0, 1, 1.0).float())
 
 
 def test_changes_are_summed_up_over_the_run(swap):
@@ -563,6 +585,47 @@ def test_the_words_alone_do_not_look_at_predictions(swap):
 def test_given_masks_alone_do_not_look_at_predictions(swap):
     mask = torch.rand(1, *SIZE)
     assert torch.equal(given_masks(swap, mask, 1, mask_from="words and change")[0], mask)
+
+
+# ---- words and change, or everywhere
+
+OR_EVERYWHERE = MASKS_FROM[2]
+MUCH = torch.linspace(0, 1, LARGE[1]).expand(LARGE)
+
+
+def test_an_edit_of_a_place_is_held_to_it(swap):
+    both = square(2, 2) + square(10, 10)
+    one, other = (
+        with_change(swap, both, [square(2, 2)], mask_from=each) for each in (OR_EVERYWHERE, "words and change")
+    )
+    assert torch.equal(left(one), left(other))
+
+
+def test_an_edit_of_the_whole_picture_is_held_nowhere(swap):
+    run = with_change(swap, MUCH, [torch.ones(LARGE)], mask_from=OR_EVERYWHERE)
+    assert left(run).all() and not left(with_change(swap, MUCH, [torch.ones(LARGE)])).all()
+    unusual, found = run.finish(torch.zeros(2, 4, *LARGE))
+    assert not unusual and found == ["edit 1 of image 1 is of the whole picture, so it is held to no place in it."]
+
+
+def test_what_turned_out_to_be_of_a_place_stays_so(swap):
+    """At first much seems to change; and at the end, when a held edit differs in its place alone, that counts no
+    more."""
+    run = with_change(swap, MUCH, [torch.ones(LARGE)], mask_from=OR_EVERYWHERE)
+    assert left(run).all()
+    see(run, 9 * square(2, 2), [99 * square(2, 2)])
+    assert torch.equal(left(run)[0], square(2, 2)[None])
+    see(run, 99 * MUCH, [9999 * torch.ones(LARGE)])
+    assert not left(run).all()
+    assert run.finish(torch.zeros(2, 4, *LARGE)) == ([], [])
+
+
+def test_an_edit_without_words_of_its_own_is_left_alone(toy):
+    pair = toy.pair("a cat on grass", "a dog on grass", "a cat on grass")
+    blend = blending.local_blend(pair, mask_from=OR_EVERYWHERE)
+    assert blend.edits == (0,)
+    with pytest.raises(ValueError, match="got edit 2 with the source's own words"):
+        blending.local_blend(pair, mask_from="words and change")
 
 
 def test_no_such_way(swap):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from p2p_attention.changed import CLEAR, change, clear_pieces, evidence, soften
+from p2p_attention.changed import CLEAR, EVERYWHERE, change, clear_pieces, evidence, is_everywhere, soften, widened
 
 SIZE = (16, 16)  # cells of a latent pixel
 
@@ -103,6 +103,44 @@ def test_pictures_are_looked_at_one_by_one():
         assert torch.allclose(both[picture], alone[0], atol=1e-6)
 
 
+# ---- a place, or everywhere
+
+
+def everywhere(words, changes, flat=()):
+    flat = torch.tensor([i in flat for i in range(len(words))]).view(1, -1, 1, 1)
+    return bool(is_everywhere(torch.stack(words)[None], flat, changes[None]))
+
+
+def test_everywhere_is_where_words_look_at_much_of_the_picture_and_much_of_it_changes():
+    thing, all_of_it = box(4, 4, 10, 10), torch.ones(SIZE)
+    gradient = torch.linspace(0, 1, SIZE[1]).expand(SIZE)
+    assert everywhere([gradient], all_of_it) and everywhere([gradient], 100 * all_of_it)
+    assert not everywhere([thing], thing), "a thing"
+    assert not everywhere([thing], all_of_it), "words of a place, though much changes beside it"
+    assert not everywhere([gradient], box(4, 4, 6, 6)), "little changes"
+    assert not everywhere([gradient], torch.zeros(SIZE)), "nothing has changed yet"
+    assert not everywhere([gradient], all_of_it, flat={0}), "no word says anything"
+    assert everywhere([gradient, 1 - gradient, torch.full(SIZE, 0.2)], all_of_it, flat={2})
+
+
+def test_how_much_is_much():
+    """The mean of where the words look, times the root of the mean change, each of its most."""
+    looked_at = torch.zeros(64, 64)
+    looked_at[:16] = 1.0  # a quarter
+    mean = (EVERYWHERE / 0.25) ** 2
+    for factor, wanted in ((0.99, False), (1.01, True)):
+        changes = torch.ones(64, 64)
+        changes[:, 32:] = 2 * factor * mean - 1
+        assert everywhere([looked_at], changes) == wanted
+        assert everywhere([3 + 5 * looked_at], 7 * changes) == wanted
+
+
+def test_each_picture_is_of_a_place_or_everywhere_by_itself():
+    words = torch.stack([box(4, 4, 10, 10), torch.linspace(0, 1, SIZE[1]).expand(SIZE)])[:, None]
+    changes = torch.stack([box(4, 4, 10, 10), torch.ones(SIZE)])
+    assert is_everywhere(words, torch.zeros(2, 1, 1, 1, dtype=torch.bool), changes).tolist() == [False, True]
+
+
 # ---- pieces
 
 
@@ -151,6 +189,18 @@ def test_a_piece_that_winds_through_the_picture_is_whole():
     winding[5::8, 0] = winding[6::8, 0] = winding[7::8, 0] = 0.5
     winding[0, 0] = 1.0
     assert torch.equal(clear_pieces(winding[None], 0.3, 3.0)[0], winding > 0)
+
+
+def test_a_place_is_widened_by_cells_of_the_picture_or_of_the_maps():
+    thing = box(5, 5, 8, 8) > 0
+    assert torch.equal(widened(thing[None], 0, 2.0)[0], thing)
+    assert torch.equal(widened(thing[None], 1, 0.5)[0], cross(thing))
+    assert torch.equal(widened(thing[None], 2, 1.0)[0], cross(cross(thing)))
+    assert torch.equal(widened(thing[None], 1, 2.0)[0], cross(cross(thing))), "of the maps, where those are larger"
+    large = torch.zeros(1, 64, 96, dtype=torch.bool)
+    large[0, 20:30, 40:50] = True
+    wide = widened(large, 1, 2.0)[0]
+    assert wide[16, 45] and not wide[15, 45] and wide[25, 36] and not wide[25, 35]
 
 
 def test_a_threshold_above_what_is_clear():

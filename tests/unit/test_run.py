@@ -191,6 +191,13 @@ def test_edits_of_several_prompts_and_an_equal_pair(toy):
     assert program.self_query.tolist() == [0, 1, 2, 0, 4, 5, 6, 4]
 
 
+def test_changes_at_the_steps_where_a_window_opens_or_closes(swap):
+    edits = [replace(swap, Window(0.2, 0.6), Window(0.0, 0.4))]
+    run = EditRun(edits, {"own": swap}, SIGMAS)
+    assert [run.changes_at(step) for step in range(1, 5)] == [True, True, True, False]
+    assert not any(EditRun([], {"own": swap}, SIGMAS).changes_at(step) for step in range(1, 5))
+
+
 def test_chain_order_gives_the_same_program(swap):
     edits = [everything(swap), reweight(swap, "dog", 2.0, ALWAYS)]
     runs = [EditRun(order, {"ours": swap}, SIGMAS) for order in (edits, edits[::-1])]

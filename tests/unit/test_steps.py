@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from p2p_attention.steps import StepCounter
+from p2p_attention.steps import StepCounter, extrapolation
 
 FALLING = [14.6, 8.0, 3.0, 1.0, 0.0]
 
@@ -62,3 +62,12 @@ def test_calls_between_the_levels():
     for step, calls in enumerate([(14.6, 10.0), (8.0, 5.0), (3.0, 6.0), (8.0, 4.0), (3.0, 1.0)]):
         assert [steps.of(sigma) for sigma in calls] == [step, step]
         steps.finish(step)
+
+
+# ---- how far a sampler goes on beyond what it has seen
+
+
+def test_extrapolation_is_the_length_of_a_step_in_those_of_the_one_before_halved():
+    assert [extrapolation([8.0, 4.0, 2.0, 0.5, 0.0], step) for step in range(4)] == [0.0, 0.5, 1.0, 0.0]
+    assert extrapolation([8.0, 4.0, 4.0, 2.0], 1) == extrapolation([8.0, 4.0, 4.0, 2.0], 2) == 0.0, "no step at all"
+    assert extrapolation([8.0, 4.0, 6.0, 2.0], 2) == 0.0, "noise was added"

@@ -29,7 +29,7 @@ const VALUES = {
   P2PEdit: { words: '', keep: 'the composition' },
   P2PGrid: { words: '', across: 'strength', down: 'none' },
   P2PReweightToken: { words: 'dog', start: 0, end: 1, edit: 0 },
-  P2PLocalBlendMask: { words: '', exclude_words: '', mask_mode: 'replace', edit: 0 },
+  P2PLocalBlendMask: { words: '', exclude_words: '', mask_mode: 'replace', edit: 0, mask_from: 'words' },
   P2PRecordAttention: { words: '' }
 }
 for (const kind of ['P2PAttentionReplace', 'P2PAttentionRefine']) {
@@ -248,7 +248,10 @@ test('an edit that has none of the words, or differs in none', () => {
   silent(kind, { words: 'snow', edit: 2 }, { target: TWO })
   silent(kind, { words: 'cat' }, { target: TWO }) // it is in the source
   const same = 'Nothing differs: edit 1 has the source’s own words. Name the words whose place may change.'
-  assert.deepEqual(said(kind, {}, { target: SOURCE }), [same])
+  for (const from of ['words', 'words and change']) {
+    assert.deepEqual(said(kind, { mask_from: from }, { target: SOURCE }), [same])
+  }
+  for (const from of ['words and change, or everywhere', undefined]) silent(kind, { mask_from: from }, { target: SOURCE })
   silent(kind, { words: 'cat' }, { target: SOURCE })
   const weighted = '(a) cat on the grass'
   for (const connected of [true, false]) {

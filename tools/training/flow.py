@@ -149,13 +149,14 @@ def modulated(norm, x, part):
     return norm(x) * (1 + part.scale) + part.shift
 
 
-def predict(module, x, t, context, amounts, rotation):
+def predict(module, x, t, context, amounts, rotation, guidance=None):
     """The host's ``Flux`` on latents (B,4,H,W), with plain operations that gradients can pass, and faders.
 
     Args:
         t: (B,), 0..1.
         context: (B, L, D).
         amounts: (B, L), what the text values are multiplied by for the image queries; ones for the host's own result.
+        guidance: (B,), for a module that takes it.
     """
     from comfy.ldm.flux.layers import timestep_embedding
 
@@ -166,6 +167,8 @@ def predict(module, x, t, context, amounts, rotation):
     )
     image, text = module.img_in(image), module.txt_in(context)
     vector = module.time_in(timestep_embedding(t, 256))
+    if guidance is not None:
+        vector = vector + module.guidance_in(timestep_embedding(guidance, 256))
 
     def turn(q):
         return torch.cat([q[:, :, :texts], turned(q[:, :, texts:], rotation)], 2)

@@ -92,6 +92,9 @@ class Family(Protocol):
             ValueError: pictures cannot be inverted with this model.
         """
 
+    def embeds_guidance(self, model: Any) -> bool:
+        """Whether the model was made to take its guidance as a number on the conditioning (FluxGuidance), at cfg 1."""
+
     def install(self, model: Any, model_options: dict, calls: AttentionCalls) -> None:
         """Hook ``calls`` into the attention of one run, whose own ``model_options`` these are.
 

@@ -162,6 +162,9 @@ class Transformer:
             return variance_of_diffusion
         return lambda sigma: 1.0
 
+    def embeds_guidance(self, model: Any) -> bool:
+        return bool(getattr(getattr(model.model.diffusion_model, "params", None), "guidance_embed", False))
+
     # ------------------------------------------------------------------------------------------------------ layers
 
     def layers(self, model: Any) -> dict[tuple[str, int], Layer]:

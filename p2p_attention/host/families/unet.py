@@ -125,6 +125,9 @@ class UNet:
             )
         return variance_of_diffusion
 
+    def embeds_guidance(self, model: Any) -> bool:
+        return False
+
     # ------------------------------------------------------------------------------------------------------ layers
 
     def layers(self, model: Any) -> dict[tuple[str, int, int], Layer]:
