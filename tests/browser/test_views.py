@@ -756,7 +756,10 @@ def test_a_whole_edit_says_what_it_did(page, server, renderer):
     page.wait_for_selector(".p2p-did li")
     hidden = node(page, "P2PEdit", "n => n.widgets.filter(w => w.hidden).map(w => w.name)")
     assert hidden == ["words", "steps", "scheduler", "denoise", "alignment"], "they are for what is not there"
-    assert page.locator(".p2p-did li").all_inner_texts() == ["P2P Attention Replace cross_end 0.8, self_end 0.4"]
+    assert page.locator(".p2p-did li").all_inner_texts() == [
+        "P2P Attention Replace cross_end 0.8, self_end 0.4",
+        "P2P Local Blend Mask threshold 0.3, start 0.2, grow 1, mask_from words and change, or everywhere",
+    ]
     assert page.locator(".p2p-edit [aria-pressed=true]").inner_text() == "balanced"
     screenshot(page, f"edit_{renderer}", fit=False)
     page.locator(".p2p-edit").get_by_text("subtle").click()
