@@ -39,7 +39,7 @@ RUNS = {  # name -> settings of P2P Local Blend Mask
     "no blend": None,
     "words": {},
     CHANGE: {"mask_from": CHANGE},
-    f"{CHANGE}, or everywhere": {"mask_from": f"{CHANGE}, or everywhere"},
+    f"{CHANGE}, or everywhere, grow 1": {"mask_from": f"{CHANGE}, or everywhere", "grow": 1},
     f"{CHANGE}, threshold 0.4": {"mask_from": CHANGE, "threshold": 0.4},
     f"{CHANGE}, threshold 0.5": {"mask_from": CHANGE, "threshold": 0.5},
     "the grid's best": {"mask": True},
