@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from .align import CONNECTIVES, aligned
-from .changed import change, clear_pieces, evidence, is_everywhere, soften, widened
+from .changed import change, clear_pieces, evidence, has_a_place, soften, widened
 from .checks import require_between, require_one_of
 from .edit import chosen_targets
 from .maps import LAYERS, Branch, MapRequest, MapRun, WordPositions, find_words, place, spread
@@ -68,7 +68,7 @@ class Blend:
         mask_from: what the words' mask is made of: "words", where any word's map reaches the threshold; "words and
             change", where the words look and the edit has parted from the source, see ``changed.py``; "words and
             change, or everywhere", the same as soon as that is a place in the picture, and until then all of it; an
-            edit without words of its own is left alone.
+            edit without words of its own is left alone, beside others that have some.
         record: where a finished run leaves its masks.
     """
 
@@ -171,6 +171,7 @@ def local_blend(
     rows = [0, *(target + 1 for target in chosen)]
     included, excluded = find_words(pair, names or also, rows), find_words(pair, without, rows)
     regions: list[Region | None] = [None] * len(pair.targets)
+    alike: list[int] = []  # edits that have the source's own words
     for target in chosen:
         sides = (0, target + 1)
         wanted = [column(side, word) for side in sides for word in included[side]]
@@ -184,14 +185,15 @@ def local_blend(
         else:
             differing = [column(side, word) for side, word in _differing_words(pair, target)]
             if not (wanted or differing):
-                if mask_from == CHANGE_OR_EVERYWHERE:
-                    continue
-                raise ValueError(
-                    f"Wanted prompts that differ, or words to blend by, got edit {target + 1} with the source's own "
-                    f"words ({listing(pair.source)}). Name the words whose place may change."
-                )
+                alike.append(target)
+                continue
             wanted = list(dict.fromkeys([*differing, *wanted]))
         regions[target] = Region(tuple(wanted), tuple(column(side, word) for side in sides for word in excluded[side]))
+    if alike and (mask_from != CHANGE_OR_EVERYWHERE or len(alike) == len(chosen)):
+        raise ValueError(
+            f"Wanted prompts that differ, or words to blend by, got edit {alike[0] + 1} with the source's own words "
+            f"({listing(pair.source)}). Name the words whose place may change."
+        )
     request = MapRequest(pair, tuple(map(tuple, columns)), resolution=resolution, branch=branch, layers=layers)
     return Blend(pair, request, spread, tuple(regions), threshold, start, grow, feather, mask, mode, mask_from)
 
@@ -204,15 +206,20 @@ def blend_of_whole_edit(
     A cell around, where the new thing may have an outline of its own, and nothing of the old one's is left.
 
     Raises:
-        ValueError: there are neither, in terms of such a node, and ``mask_from`` has to have a place.
+        ValueError: there are neither, in terms of such a node; see ``Blend`` for "words and change, or everywhere".
     """
     for target in chosen_targets(pair, edit):
-        if mask_from != CHANGE_OR_EVERYWHERE and not faded and not _differing_words(pair, target):
+        if mask_from == CHANGE and not faded and not _differing_words(pair, target):
             raise ValueError(
                 f"Wanted a word that changes, whose place the picture may change in, got edit {target + 1} with the "
                 f"source's own words ({listing(pair.source)}). Exchange, add or remove a word, or fade one in words."
             )
     return local_blend(pair, threshold=threshold, grow=1, edit=edit, also=faded, mask_from=mask_from)
+
+
+def words_change(pair: PromptPair) -> bool:
+    """Whether any edit says something that the source does not, or the other way round."""
+    return any(_differing_words(pair, target) for target in range(len(pair.targets)))
 
 
 def _differing_words(pair: PromptPair, target: int) -> list[tuple[int, WordPositions]]:
@@ -421,7 +428,7 @@ class BlendRun:
             return pieces
         if self._placed is None:
             self._placed = torch.zeros(pieces.shape[0], len(self.blend.regions), dtype=torch.bool, device=maps.device)
-        self._placed[:, target] |= ~is_everywhere(words, says_nothing, changes)
+        self._placed[:, target] |= has_a_place(words, says_nothing, changes)
         return pieces | ~self._placed[:, target, None, None]
 
     def _union(self, maps: torch.Tensor, flat: torch.Tensor, columns: Sequence[tuple[int, int]]) -> torch.Tensor:

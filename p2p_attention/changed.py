@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 CLEAR = 0.85  # of the most evidence; a piece without any such place is another thing that looks alike
-EVERYWHERE = 0.2  # see ``is_everywhere``
+EVERYWHERE = 0.2  # see ``has_a_place``
+SEEN = 1e-3  # of a prediction, whose values are about 1; half precision rounds by less, and its noise has no place
 CELLS = 16  # a side; a piece is widened by one, and what changes is looked at as blurred as one
 GROWN_AT_ONCE = 16  # latent pixels
 BLUR = 1.4  # reach, in cells; a standard deviation of 0.7
@@ -46,15 +47,18 @@ def evidence(words: torch.Tensor, flat: torch.Tensor, changes: torch.Tensor) -> 
     return _stretched(_looked_at(words, flat) * torch.where(says_nothing, 1.0, blurred).sqrt())
 
 
-def is_everywhere(words: torch.Tensor, flat: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
-    """Whether an edit is of the whole picture, as another light or style is, and not of a place in it: bool (B,).
+def has_a_place(words: torch.Tensor, flat: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
+    """Whether an edit is of a place in the picture, and not of all of it, as another light or style is: bool (B,).
 
-    Its words look at much of the picture, and it changes much of it: by the means of the two, each of its most, as
-    they are multiplied in ``evidence``.
+    Of all of it: its words look at much of the picture, and it changes much of it, by the means of the two, each of its
+    most, as they are multiplied in ``evidence``. Where no word says anything, or nothing has changed yet, there is no
+    place either.
     """
-    changed = _blurred(changes)
-    share = changed.mean((-2, -1)) / changed.amax((-2, -1)).clamp_min(torch.finfo(changed.dtype).tiny)
-    return _looked_at(words, flat).mean((-2, -1)) * share.sqrt() >= EVERYWHERE
+    changed, looked_at = _blurred(changes), _looked_at(words, flat)
+    most = changed.amax((-2, -1))
+    share = changed.mean((-2, -1)) / most.clamp_min(SEEN)
+    clear = looked_at.mean((-2, -1)) * share.sqrt() < EVERYWHERE
+    return clear & (most >= SEEN) & ~flat.all(1).flatten()
 
 
 def clear_pieces(found: torch.Tensor, threshold: float, maps_cell: float) -> torch.Tensor:

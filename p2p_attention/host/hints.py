@@ -21,7 +21,8 @@ from .results import Origin, is_empty
 FULL_NOISE = 0.9  # of the model's time; schedules of few steps do not begin at the very top
 PAGE = "the help page of P2P Second Pass"
 
-# Samplers that go on from what they saw in earlier steps: how many steps after a window's end they still do, measured.
+# Samplers that go on from what they saw in earlier steps: how many steps after a window's end they still do, measured
+# (1000: to the end of the run).
 LOOKS_BACK = {
     "dpmpp_2m": 1, "gradient_estimation": 1, "res_multistep": 1, "er_sde": 2, "deis": 4, "dpmpp_3m_sde": 4,
     "ipndm": 1000, "lms": 1000,
@@ -147,15 +148,17 @@ def say_where_the_sampler_overshoots(run: EditRun, sampler: Any, sigmas: Sequenc
         sigmas: noise levels, one more than there are steps.
     """
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", "").removeprefix("sample_")
-    looks_back = max((steps for begin, steps in LOOKS_BACK.items() if name.startswith(begin)), default=0)
-    for far in range(1, run.steps):
-        if looks_back and sigmas[far] > SEEN and extrapolation(sigmas, far) > FAR:
-            if any(run.changes_at(step) for step in range(max(1, far - looks_back), far + 1)):
-                say(
-                    f"edits may come out glaring or broken: {name} goes far beyond what it has seen in step {far + 1} "
-                    f"of {run.steps}, and a window of the edits begins or ends shortly before. Set scheduler to simple "
-                    "or karras, or sampler_name to euler."
-                )
+    looks_back = next((steps for begin, steps in LOOKS_BACK.items() if name.startswith(begin)), None)
+    if looks_back is None:
+        return
+    far_steps = (far for far in range(1, run.steps) if sigmas[far] > SEEN and extrapolation(sigmas, far) > FAR)
+    for far in far_steps:
+        if any(run.changes_at(step) for step in range(max(1, far - looks_back), far + 1)):
+            say(
+                f"edits may come out glaring or broken: {name} goes far beyond what it has seen in step {far + 1} of "
+                f"{run.steps}, and a window of the edits begins or ends shortly before. Set scheduler to simple or "
+                "karras, or sampler_name to euler."
+            )
 
 
 def say_by_which_prompt_it_was_inverted(

@@ -8,12 +8,14 @@ from comfy_execution.graph_utils import GraphBuilder, is_link
 
 from .graph import gives_lists
 from .one_edit import (
+    GUIDANCE,
     REFINE_ITERATIONS,
     SOURCE_ROW,
     WAY_BACK,
     OneEdit,
     Photograph,
     edit_by_prompt,
+    guidance_back,
     guidance_step,
     way_back_step,
 )
@@ -52,7 +54,7 @@ def edit_and_keep_the_way_back(
         graph, outputs = apart
         # A way back that the model brings gives place to the photograph's.
         did = [
-            *guidance_step(model),
+            *guidance_step(guidance_back(model)),
             way_back_step(photograph.settings),
             *(step for step in edit.did if step[0] != WAY_BACK),
         ]
@@ -78,8 +80,8 @@ def _behind_its_way_back(
     steps, scheduler, denoise = photograph.settings
     graph = GraphBuilder()
     text = graph.node("CLIPTextEncode", clip=links["clip"], text=asked["source"])
-    for name, guidance in guidance_step(model):
-        text = graph.node(name, conditioning=text.out(0), **guidance)
+    if guidance := guidance_back(model):
+        text = graph.node(GUIDANCE, conditioning=text.out(0), **guidance)
     way_back = graph.node(
         "P2PDDIMInvert",
         model=links["model"],

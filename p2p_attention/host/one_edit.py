@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, get_args
 
-from ..blend import CHANGE, CHANGE_OR_EVERYWHERE, MaskFrom, blend_of_whole_edit
+from ..blend import CHANGE, CHANGE_OR_EVERYWHERE, MaskFrom, blend_of_whole_edit, words_change
 from ..checks import require_one_of
 from ..edit import NEVER, edited_text, faded_words, swap_and_fade
 from ..invert import Inversion, SourceRow
@@ -92,13 +92,13 @@ def edit_by_prompt(
     cross, self_attention = (NEVER, NEVER) if keep == "nothing" else windows_of(strength, strengths)
     conditioning, pair = encode_pair(clip, source, target, alignment)
     edits, faded = swap_and_fade(pair, cross, self_attention, words), faded_words(words)
-    blend = blend_of_whole_edit(pair, faded, mask_from=MASK_FROM[keep]) if keep in MASK_FROM else None
+    held = keep in MASK_FROM and (keep != "automatic" or bool(faded) or words_change(pair))
+    blend = blend_of_whole_edit(pair, faded, mask_from=MASK_FROM[keep]) if held else None
     did: list[tuple[str, dict[str, Any]]] = []
     if photograph is not None:  # takes its time: what can be wrong is known by now
-        prompt = encode(clip, source)
-        for _, guidance in guidance_step(model):
-            prompt = [[context, {**more, **guidance}] for context, more in prompt]
-        did += guidance_step(model)
+        guidance = guidance_back(model)
+        prompt = [[context, {**more, **guidance}] for context, more in encode(clip, source)]
+        did += guidance_step(guidance)
         model, _ = ddim_invert(model, prompt, *photograph, REFINE_ITERATIONS, SOURCE_ROW)
     did += [way_back_step(work.settings, work.source_row) for work in works_on(model) if isinstance(work, Inversion)]
     for work in edits:
@@ -107,7 +107,7 @@ def edit_by_prompt(
     if faded:
         did.append(("P2P Reweight Token", {"words": words.strip()}))
     masks: Record[BlendMasks] = Everywhere(pair.rows)
-    if blend is not None and blend.edits:
+    if blend is not None:
         model, masks = attach(model, blend), blend.record
         names = "threshold", "start", "grow", "mask_from"
         inputs: dict[str, Any] = {name: getattr(blend, name) for name in names}
@@ -118,9 +118,14 @@ def edit_by_prompt(
     return OneEdit(model, conditioning, encode(clip, negative), pair, masks, did)
 
 
-def guidance_step(model: Any) -> list[tuple[str, dict[str, Any]]]:
-    """How ``OneEdit.did`` names the guidance of a photograph's way back, if the model takes one: a step, or none."""
-    return [(GUIDANCE, {"guidance": GUIDANCE_BACK})] if family_of(model).embeds_guidance(model) else []
+def guidance_back(model: Any) -> dict[str, float]:
+    """What a conditioning has more on a photograph's way back, which is the input of the node GUIDANCE, too."""
+    return {"guidance": GUIDANCE_BACK} if family_of(model).embeds_guidance(model) else {}
+
+
+def guidance_step(guidance: dict[str, float]) -> list[tuple[str, dict[str, Any]]]:
+    """How ``OneEdit.did`` names it, if there is any."""
+    return [(GUIDANCE, dict(guidance))] if guidance else []
 
 
 def way_back_step(settings: tuple[int, str, float], source_row: SourceRow = SOURCE_ROW) -> tuple[str, dict[str, Any]]:

@@ -122,8 +122,9 @@ class Bench(real_images.Bench):
             torch.set_grad_enabled(False)
         trainer.use_ema()
         module.eval().requires_grad_(False)
-        shared, _ = self.host.module("demo.model").read_weights(self.host.module("demo.model").WEIGHTS, ("latent",))
-        return self.host.module("demo.model").patcher(student, shared["latent"], self.flow.load_flow_model, None)
+        first = self.host.module("demo.model")
+        shared, _ = first.read_weights(first.WEIGHTS, ("latent",))
+        return first.patcher(student, shared["latent"], self.flow.load_flow_model, None)
 
     # ----------------------------------------------------------------------------------------------------- measure
 

@@ -620,12 +620,24 @@ def test_what_turned_out_to_be_of_a_place_stays_so(swap):
     assert run.finish(torch.zeros(2, 4, *LARGE)) == ([], [])
 
 
+def test_before_anything_has_changed_there_is_no_place_yet(swap):
+    """As where a window opens later: what is found then counts."""
+    run = with_change(swap, square(2, 2), [torch.zeros(LARGE)], mask_from=OR_EVERYWHERE)
+    assert left(run).all()
+    for _ in range(9):
+        see(run, MUCH, [torch.ones(LARGE)])
+    assert left(run).all()
+
+
 def test_an_edit_without_words_of_its_own_is_left_alone(toy):
     pair = toy.pair("a cat on grass", "a dog on grass", "a cat on grass")
     blend = blending.local_blend(pair, mask_from=OR_EVERYWHERE)
     assert blend.edits == (0,)
     with pytest.raises(ValueError, match="got edit 2 with the source's own words"):
         blending.local_blend(pair, mask_from="words and change")
+    for alone in (toy.pair("a cat", "a cat"), toy.pair("a cat", "a cat", "a cat")):
+        with pytest.raises(ValueError, match="got edit 1 with the source's own words"):
+            blending.local_blend(alone, mask_from=OR_EVERYWHERE)
 
 
 def test_no_such_way(swap):

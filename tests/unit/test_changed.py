@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from p2p_attention.changed import CLEAR, EVERYWHERE, change, clear_pieces, evidence, is_everywhere, soften, widened
+from p2p_attention.changed import CLEAR, EVERYWHERE, change, clear_pieces, evidence, has_a_place, soften, widened
 
 SIZE = (16, 16)  # cells of a latent pixel
 
@@ -108,7 +108,7 @@ def test_pictures_are_looked_at_one_by_one():
 
 def everywhere(words, changes, flat=()):
     flat = torch.tensor([i in flat for i in range(len(words))]).view(1, -1, 1, 1)
-    return bool(is_everywhere(torch.stack(words)[None], flat, changes[None]))
+    return not has_a_place(torch.stack(words)[None], flat, changes[None])
 
 
 def test_everywhere_is_where_words_look_at_much_of_the_picture_and_much_of_it_changes():
@@ -118,8 +118,9 @@ def test_everywhere_is_where_words_look_at_much_of_the_picture_and_much_of_it_ch
     assert not everywhere([thing], thing), "a thing"
     assert not everywhere([thing], all_of_it), "words of a place, though much changes beside it"
     assert not everywhere([gradient], box(4, 4, 6, 6)), "little changes"
-    assert not everywhere([gradient], torch.zeros(SIZE)), "nothing has changed yet"
-    assert not everywhere([gradient], all_of_it, flat={0}), "no word says anything"
+    for nothing in (torch.zeros(SIZE), 1e-4 * thing):
+        assert everywhere([thing], nothing), "nothing has changed yet, beyond rounding"
+    assert everywhere([thing], thing, flat={0}), "no word says anything"
     assert everywhere([gradient, 1 - gradient, torch.full(SIZE, 0.2)], all_of_it, flat={2})
 
 
@@ -138,7 +139,7 @@ def test_how_much_is_much():
 def test_each_picture_is_of_a_place_or_everywhere_by_itself():
     words = torch.stack([box(4, 4, 10, 10), torch.linspace(0, 1, SIZE[1]).expand(SIZE)])[:, None]
     changes = torch.stack([box(4, 4, 10, 10), torch.ones(SIZE)])
-    assert is_everywhere(words, torch.zeros(2, 1, 1, 1, dtype=torch.bool), changes).tolist() == [False, True]
+    assert has_a_place(words, torch.zeros(2, 1, 1, 1, dtype=torch.bool), changes).tolist() == [True, False]
 
 
 # ---- pieces
