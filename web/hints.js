@@ -7,6 +7,7 @@ import { firstChoices, hasChoices } from './choices.js'
 import { kindName } from './columns.js'
 import { splitEdits } from './edits.js'
 import { hasFactor, meant, plain, splitNames, withoutFactor } from './names.js'
+import { nameOf } from './option_names.js'
 import { t } from './texts.js'
 import { readWindows } from './windows.js'
 
@@ -22,6 +23,7 @@ const PAIR_NAMES = {
 const WITH_FADERS = ['P2PEdit', 'P2PGrid'] // an empty target is there the source, with words faded
 const BY_WORDS = /^everything but the words$/ // of P2P Edit's keep
 const WANTS_A_PLACE = /^words( and change)?$/ // of P2P Local Blend Mask's mask_from
+const OR_EVERYWHERE = /or everywhere$/ // wants one of some edit
 const WINDOWS = ['cross_start', 'cross_end', 'self_start', 'self_end', 'word_windows', 'edit']
 
 /** Node id -> the widgets that are looked at. */
@@ -312,12 +314,12 @@ function wrongBlend(it) {
     t(
       'No mask for mask_mode {mode}. Connect one to mask, or set mask_mode to replace; without a mask the words’ ' +
         'counts alone.',
-      { mode }
+      { mode: nameOf(mode) }
     )
   const edits = chosen(it)
   const prompts = edits && [it.source, ...edits]
   const missing = [unknown(names, prompts), unknown(without, prompts)]
-  const alone = !missing[0] && words !== undefined && edits ? edits.map((edit) => nothingToBlend(it, names, edit)) : []
+  const alone = !missing[0] && words !== undefined && edits ? edits.map((edit) => nothingToBlend(it, names, edit, edits)) : []
   return [noMask, noSuchEdit(it), ...missing, ...alone]
 }
 
@@ -327,12 +329,13 @@ function hasTheSourcesWords({ differs, text }, connected, pair) {
 }
 
 /** An edit that has none of the words, or, without words, no difference. */
-function nothingToBlend({ connected, source, values: { mask_from: from }, around: { pair } }, names, edit) {
+function nothingToBlend({ connected, source, values: { mask_from: from }, around: { pair } }, names, edit, edits) {
   const { number } = edit
   if (!names.length) {
+    const those = WANTS_A_PLACE.test(from) ? [edit] : OR_EVERYWHERE.test(from) ? edits : []
     return (
-      WANTS_A_PLACE.test(from) &&
-      hasTheSourcesWords(edit, connected, pair) &&
+      those.length > 0 &&
+      those.every((each) => hasTheSourcesWords(each, connected, pair)) &&
       t('Nothing differs: edit {number} has the source’s own words. Name the words whose place may change.', { number })
     )
   }

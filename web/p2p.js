@@ -19,6 +19,7 @@ import { hintsView } from './hints_view.js'
 import { instructionView } from './instruction_view.js'
 import { mapsView } from './maps_view.js'
 import { keepNotices } from './notices.js'
+import { hasNames, nameOf } from './option_names.js'
 import { pairView } from './pair_view.js'
 import { translateTemplate } from './templates.js'
 import { setLanguage, t } from './texts.js'
@@ -106,7 +107,9 @@ app.registerExtension({
     if (DRAWN_HERE.includes(node.comfyClass)) chooseAlike(node)
     for (const name of FOLDED[node.comfyClass] ?? []) hostOf(node).fold(name, true) // before it takes room; nodes never shrink
     if (NODES[node.comfyClass]) addViews(node, NODES[node.comfyClass])
-    if (node.comfyClass.startsWith('P2P')) makeFresh(node)
+    if (!node.comfyClass.startsWith('P2P')) return
+    for (const { options } of node.widgets ?? []) if (hasNames(options?.values)) options.getOptionLabel = nameOf
+    makeFresh(node)
   }
 })
 

@@ -130,3 +130,24 @@ def test_the_views_on_nodes_speak_it_too(page):
     page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")  # the page changes while it is open
     page.locator(".p2p-warning", has_text="“zebra” is in none of the prompts").wait_for()
     assert page.complaints == []
+
+
+def test_choices_have_names_and_keep_their_values(page):
+    texts = json.loads((ROOT / "web" / "texts" / f"{LANGUAGE}.json").read_text(encoding="utf-8"))
+    kept = "app.graph.nodes.find(node => node.type === 'P2PEdit').widgets.find(each => each.name === 'keep').value"
+    open_workflow(page, ROOT / "workflows" / "edit.json")
+    page.mouse.click(*page.evaluate(PLACE_OF_WIDGET, ["P2PEdit", "keep"]))
+    entries = page.locator(".litecontextmenu .litemenu-entry")
+    names = [texts[value] for value in ("automatic", "the composition", "everything but the words", "nothing")]
+    assert [name for name in entries.all_inner_texts() if name.strip()] == names
+    entries.get_by_text(names[1], exact=True).click()
+    assert page.evaluate(kept) == "the composition"
+
+    use_renderer(page, nodes_2=True)
+    page.get_by_text(names[1], exact=True).click()
+    page.get_by_role("option", name=names[3], exact=True).click()
+    page.get_by_text(names[3], exact=True).wait_for()
+    assert page.evaluate(kept) == "nothing"
+    (edit,) = (node for node in queued(page).values() if node["class_type"] == "P2PEdit")
+    assert edit["inputs"]["keep"] == "nothing"
+    assert page.complaints == []

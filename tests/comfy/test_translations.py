@@ -46,6 +46,11 @@ def read(name):
     return json.loads((PACK / "locales" / name).read_text(encoding="utf-8"))
 
 
+def choices_with_names():
+    code = (PACK / "web" / "option_names.js").read_text(encoding="utf-8")
+    return set(re.findall(r"\bt\('([^']+)'\)", code))
+
+
 def code(text):
     return Counter(CODE.findall(text))
 
@@ -90,7 +95,13 @@ def test_the_list_is_in_its_language(language, translations):
         assert translation == translation.strip() and "  " not in translation, text
 
 
-def test_what_is_typed_or_chosen_stays_as_it_is(schemas, translations):
+def test_what_is_typed_stays_as_it_is_and_what_is_chosen_is_called_by_its_name(language, schemas, translations):
+    in_lists = json.loads((PACK / "web" / "texts" / f"{language}.json").read_text(encoding="utf-8"))
+
+    def explains(tooltip, choice):
+        named = rf"{re.escape(in_lists[choice])}[(（]{choice}[)）]" if choice in choices_with_names() else choice
+        return re.search(rf"(^|[.。] ?){named}[:：]", tooltip)
+
     names = {i.id for schema in schemas for i in schema.inputs} | {o.display_name for s in schemas for o in s.outputs}
     for text, translation in translations.items():
         if text not in names:
@@ -98,7 +109,7 @@ def test_what_is_typed_or_chosen_stays_as_it_is(schemas, translations):
     for schema in schemas:
         for socket in schema.inputs:
             chosen = [o for o in getattr(socket, "options", None) or () if re.search(rf"(^|\. ){o}: ", socket.tooltip)]
-            explained = [o for o in chosen if re.search(rf"(^|[.。] ?){o}[:：]", translations[socket.tooltip])]
+            explained = [choice for choice in chosen if explains(translations[socket.tooltip], choice)]
             assert explained == chosen, (schema.node_id, socket.id)
 
 
@@ -122,3 +133,12 @@ def test_a_missing_translation_leaves_the_english_to_the_page():
     assert node_texts.translated(defs, {"a": "x", "b": "y", "c": ""}) == {
         "A": {"display_name": "x", "inputs": {}, "outputs": {"0": {"name": "y"}}}
     }
+
+
+def test_the_choices_of_lists_have_names(schemas):
+    """But for what is called so everywhere, and the host's own lists."""
+    lists = [entry for schema in schemas for entry in schema.inputs if hasattr(entry, "options")]
+    of_the_host = {"sampler_name", "scheduler"}
+    choices = {option for entry in lists if entry.id not in of_the_host for option in entry.options}
+    terms = {"pin", "pin-aligned", "free", "unet", "flow", "8", "16", "32", "64"}
+    assert choices - terms == choices_with_names()

@@ -9,7 +9,7 @@ const MAIN = 'p2p.js'
 /** From the bottom up: a file imports only from the rows above its own. */
 const LAYERS = [
   ['texts.js', 'names.js', 'edits.js', 'graph.js', 'comparisons.js', 'elements.js', 'notices.js', 'drags.js', 'templates.js'],
-  ['columns.js', 'choices.js', 'instructions.js', 'windows.js', 'alignment.js'],
+  ['columns.js', 'choices.js', 'instructions.js', 'windows.js', 'alignment.js', 'option_names.js'],
   ['bars_view.js', 'pair_view.js', 'hints.js'],
   ['words_view.js', 'windows_view.js', 'maps_view.js', 'compare_view.js', 'edit_view.js', 'instruction_view.js', 'hints_view.js'],
   [MAIN]
