@@ -15,14 +15,10 @@ import torch.nn.functional as F
 
 from .checks import require_between
 from .prompt import PromptPair
+from .segmentation import SEEN, changed_pixels, mean
 from .show import require_pictures_of
 
 FEATHER = (0.0, 256.0)  # least and most, in pixels
-CELL = 32  # what edges are looked for in is a window of 1/CELL of the shorter side
-CHANGED = 0.3  # of the threshold between what has changed much and little: where an edit changes little it is one, too
-SMOOTH = 1e-3  # variance of a channel below which a window has no edge (He et al. 2013, epsilon)
-BINS = 64
-SEEN = 0.5 / 255  # of a picture's range; less is not seen in a file of 8 bits
 
 
 def composite(
@@ -59,8 +55,9 @@ def composite(
     made = [sources[:, None]]
     for edit in range(edits):
         changed = pictures[:, edit + 1]
-        if follow_edges:
-            alphas[:, edit] = _followed(alphas[:, edit], pictures[:, 0], changed)
+        if follow_edges:  # the sources of the same run: what the autoencoder does to a photograph is no change
+            found = map(changed_pixels, alphas[:, edit], pictures[:, 0], changed)
+            alphas[:, edit] = torch.stack(list(found))
         alphas[:, edit] = _feathered(alphas[:, edit], feather)
         made.append((sources + alphas[:, edit, ..., None] * (changed - sources))[:, None])
     return torch.cat(made, 1).flatten(0, 1).clamp(0.0, 1.0), alphas.flatten(0, 1)
@@ -94,72 +91,9 @@ def _masks(masks: torch.Tensor, pictures: int, edits: int, size: tuple[int, int]
     return masks.unflatten(0, (pictures, edits))
 
 
-def _followed(masks: torch.Tensor, sources: torch.Tensor, edits: torch.Tensor) -> torch.Tensor:
-    """(B, h, w): what has changed inside of the masks, with the pictures' edges.
-
-    The sources are those of the same run: what the autoencoder does to a photograph is no change.
-    """
-    radius = max(2, min(masks.shape[-2:]) // CELL)
-    followed = torch.empty_like(masks)
-    for i, (mask, source, edit) in enumerate(zip(masks, sources, edits, strict=True)):
-        change = _mean((edit - source).abs().amax(-1), 1)
-        inside = mask > 0.5
-        changed = inside & (change >= CHANGED * otsu(change[inside])) if inside.any() else inside
-        whole = _closed(changed.float(), radius)
-        guides = torch.cat([source, edit], -1).movedim(-1, 0)
-        edges = _guided(whole, guides, radius)
-        allowed = _largest(mask, radius)  # an edge may lie a little outside of the mask's cells
-        followed[i] = ((edges - 0.25) * 2.0).clamp(0.0, 1.0) * allowed
-    return followed
-
-
-def otsu(values: torch.Tensor) -> float:
-    """The threshold that parts values best into two groups: of the greatest variance between them (Otsu 1979)."""
-    low, high = float(values.min()), float(values.max())
-    if high - low < SEEN:
-        return low
-    counts = torch.histc(values, BINS, low, high)
-    centres = low + (torch.arange(BINS) + 0.5) * (high - low) / BINS
-    below, sums = counts.cumsum(0), (counts * centres).cumsum(0)
-    above = below[-1] - below
-    between = (sums[-1] * below / below[-1] - sums) ** 2 / (below * above).clamp_min(1e-9)
-    return low + (int(between[:-1].argmax()) + 1) * (high - low) / BINS
-
-
-def _guided(mask: torch.Tensor, guides: torch.Tensor, radius: int) -> torch.Tensor:
-    """The mask as, in every window, a linear function of each guide (He et al. 2013); the mean over guides (C, h, w).
-
-    A guide counts by how much of the mask it explains.
-    """
-    mean_mask = _mean(mask, radius)
-    means = _mean(guides, radius)
-    variance = _mean(guides * guides, radius) - means * means
-    slope = (_mean(guides * mask, radius) - means * mean_mask) / (variance + SMOOTH)
-    offset = mean_mask - slope * means
-    weight = variance.clamp_min(0) * slope * slope + 1e-6
-    value = _mean(slope, radius) * guides + _mean(offset, radius)
-    return ((value * weight).sum(0) / weight.sum(0)).clamp(0.0, 1.0)
-
-
 def _feathered(masks: torch.Tensor, feather: float) -> torch.Tensor:
     """A border of ``feather`` pixels; what is not seen of it is none."""
     if feather >= 1.0:
-        masks = _mean(masks, max(1, round(feather / 2)))
+        masks = mean(masks, max(1, round(feather / 2)))
     masks = torch.where(masks < SEEN, torch.zeros_like(masks), masks)
     return torch.where(masks > 1.0 - SEEN, torch.ones_like(masks), masks)
-
-
-def _mean(x: torch.Tensor, radius: int) -> torch.Tensor:
-    """The mean of the square around each pixel, (..., h, w)."""
-    square = x.reshape(-1, 1, *x.shape[-2:])
-    padded = F.pad(square, (radius,) * 4, mode="replicate")
-    return F.avg_pool2d(padded, 2 * radius + 1, 1).reshape(x.shape)
-
-
-def _largest(x: torch.Tensor, radius: int) -> torch.Tensor:
-    return F.max_pool2d(x[None, None], 2 * radius + 1, 1, radius)[0, 0]
-
-
-def _closed(x: torch.Tensor, radius: int) -> torch.Tensor:
-    """Without gaps narrower than twice the radius: morphological closing."""
-    return -_largest(-_largest(x, radius), radius)

@@ -35,7 +35,7 @@ from .attention import RowState, Way
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 Rows = slice | torch.Tensor  # which rows: a slice costs no copy
 
-BUFFER = 2**24  # entries of per-head maps that exist at a time
+BUFFER = 2**22  # entries of per-head maps that exist at a time
 
 
 @dataclass(frozen=True)
@@ -490,6 +490,7 @@ def column_probs(
     columns: range,
     over: Literal["all", "columns"] = "all",
     padding: torch.Tensor | None = None,
+    rows: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """How much queries attend to some of the keys, averaged over heads, in chunks: the map itself is never there.
 
@@ -499,10 +500,11 @@ def column_probs(
         heads: H.
         columns: which keys are wanted, for instance the text's; P of them.
         over: the softmax is over all keys or over the wanted ones alone.
-        padding: bool (N, K), true at keys that are shut off.
+        padding: bool (rows, K), true at keys that are shut off.
+        rows: of which of the N rows; of all by default.
 
     Returns:
-        float32 (N, Q, P). At most ``BUFFER`` entries of per-head maps exist at a time, or one query's.
+        float32 (rows, Q, P). At most ``BUFFER`` entries of per-head maps exist at a time, or one query's.
     """
     query, key = (_heads_first(each, heads) for each in (query, key))
     wanted = _slice(columns)
@@ -510,19 +512,20 @@ def column_probs(
         key, padding = key[:, :, wanted], None if padding is None else padding[:, wanted]
         wanted = slice(None)
     scale = 1.0 / math.sqrt(query.shape[-1])
-    rows, _, queries, _ = query.shape
-    probs = query.new_zeros(rows, queries, len(columns), dtype=torch.float32)
+    rows = range(len(query)) if rows is None else rows
+    queries = query.shape[2]
+    probs = query.new_zeros(len(rows), queries, len(columns), dtype=torch.float32)
     at_once = max(1, BUFFER // key.shape[2])
-    for row in range(rows):
+    for place, row in enumerate(rows):
         for head in range(heads):
             keys = key[row, head].float().T
             for first in range(0, queries, at_once):
                 some = slice(first, first + at_once)
                 scores = query[row, head, some].float() @ keys * scale
                 if padding is not None:
-                    scores.masked_fill_(padding[row], -math.inf)
-                probs[row, some] += scores.softmax(dim=-1)[:, wanted]
-    return probs / heads
+                    scores.masked_fill_(padding[place], -math.inf)
+                probs[place, some] += scores.softmax(dim=-1)[:, wanted]
+    return probs.div_(heads)
 
 
 def _heads_first(x: torch.Tensor, heads: int) -> torch.Tensor:

@@ -141,7 +141,13 @@ class MapRun:
         key = conditioning, step * self.parts // self._steps
         with self._lock:
             total, count = self._sums.get(key, (None, 0))
-            self._sums[key] = maps if total is None else total + maps.to(total.device), count + 1
+            if total is None:
+                total = maps  # which others may have been given, too
+            elif count == 1:
+                total = total + maps.to(total.device)
+            else:
+                total += maps.to(total.device)
+            self._sums[key] = total, count + 1
 
     def mean(self, part: int | None = None, device: torch.device | None = None) -> dict[Hashable, torch.Tensor]:
         """Conditioning -> float32 (B R, K, h, w), over the whole run or one of its parts; without those never seen.

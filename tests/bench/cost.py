@@ -86,9 +86,14 @@ def arguments() -> argparse.Namespace:
 
 def arithmetic_and_peak(function, device: str) -> tuple[int, int]:
     """Floating-point operations of ``function``, and most bytes of tensors alive at once that it made."""
-    from torch.utils.flop_counter import FlopCounterMode
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-    with FlopCounterMode(display=False) as counter:
+    def attention(query, key, value, *others, out_shape=None, **settings):
+        return sdpa_flop_count(query, key, value)
+
+    on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}  # PyTorch does not count it
+    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
         peak = peak_bytes(function, device)
     return counter.get_total_flops(), peak
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 import time
 
@@ -35,16 +36,17 @@ PRESENT = {  # of which layers the word maps and the self-attention are that P2P
     "flow": (("double_2", "single_0"), ("double_2",)),
 }
 CHANGE = "words and change"
+WIDE = f"{CHANGE}, or everywhere, grow 1"  # as P2P Edit has it
 RUNS = {  # name -> settings of P2P Local Blend Mask
     "no blend": None,
     "words": {},
     CHANGE: {"mask_from": CHANGE},
-    f"{CHANGE}, or everywhere, grow 1": {"mask_from": f"{CHANGE}, or everywhere", "grow": 1},
+    WIDE: {"mask_from": f"{CHANGE}, or everywhere", "grow": 1},
     f"{CHANGE}, threshold 0.4": {"mask_from": CHANGE, "threshold": 0.4},
     f"{CHANGE}, threshold 0.5": {"mask_from": CHANGE, "threshold": 0.5},
     "the grid's best": {"mask": True},
 }
-COMPOSED = ("words", CHANGE)  # of which P2P Composite is measured, too
+COMPOSED = ("words", CHANGE, WIDE)  # of which P2P Composite is measured, too
 
 
 # ---------------------------------------------------------------------------------------------------------- collect
@@ -281,7 +283,7 @@ def stretched(maps):
 
 
 def above_otsu(map):
-    from p2p_attention.composite import otsu
+    from p2p_attention.segmentation import otsu
 
     return map >= otsu(map)
 
@@ -341,13 +343,15 @@ WAYS = {
 }
 
 
-def overlap(mask: np.ndarray, region: np.ndarray) -> dict[str, float]:
-    """Of a mask of pixels or cells with the true one."""
+def overlap(mask: np.ndarray, case: Case) -> dict[str, float]:
+    """Of a mask of pixels or cells with the true one. A thing that is added may come to stand elsewhere."""
+    region = case.region
     mask, best = pixels(np.asarray(mask)), pixels(touched(region))
     iou = (mask & region).sum() / (mask | region).sum()
     inside = mask[region].mean()
     return {
-        "IoU": iou, "share": iou * (best | region).sum() / region.sum(), "true mask inside": inside,
+        "IoU": iou, "IoU, nothing added": math.nan if case.kind == "thing" else iou,
+        "share": iou * (best | region).sum() / region.sum(), "true mask inside": inside,
         "scenes >= 95 % inside": inside >= 0.95, "background outside": 1 - mask[~region].mean(),
     }  # fmt: skip
 
@@ -363,7 +367,7 @@ def offline_table(kind: str, numbers, scenes) -> str:
             laid = np.where(pixels(mask)[..., None], edit, source)
             decibels = {"background dB": psnr(laid, case.picture, ~case.region)}
             decibels["inside dB"] = psnr(laid, case.wanted, case.region)
-            rows[name].append(overlap(mask, case.region) | decibels)
+            rows[name].append(overlap(mask, case) | decibels)
     return lines_of(rows)
 
 
@@ -374,7 +378,7 @@ def runs_table(kind: str, numbers, scenes) -> str:
     rows = {}
     for case, kept in runs_of(kind, numbers, scenes):
         for name in (name for name in kept if not name.startswith("mask of ")):
-            values = overlap(kept[f"mask of {name}"], case.region)
+            values = overlap(kept[f"mask of {name}"], case)
             found = injections.figures(case, kept[name], judge)
             values |= {"background dB": found["background"], "inside dB": found["inside"]}
             rows.setdefault(name, []).append(values | ({"made %": found["made"]} if "made" in found else {}))
@@ -392,7 +396,7 @@ def lines_of(rows) -> str:
     count = len(next(iter(rows.values())))
     lines = [f"| mask ({count} scenes) | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
     for name, values in rows.items():
-        means = {head: np.mean([each[head] for each in values]) for head in heads}
+        means = {head: np.nanmean([each[head] for each in values]) for head in heads}
         cells = [
             f"{mean:.{1 if head.endswith(('dB', '%')) and head[0] != 's' else 2}f}" for head, mean in means.items()
         ]
@@ -414,7 +418,7 @@ def sheet(kind: str, numbers, scenes, count: int = 12) -> None:
         pen.text((side * column + 2, 2), head, fill="black")
     for row, (case, kept) in enumerate(worst):
         top = 16 + (side + 14) * row
-        own, new = (overlap(kept[f"mask of {name}"], case.region) for name in COMPOSED)
+        own, new = (overlap(kept[f"mask of {name}"], case) for name in ("words", CHANGE))
         told = [
             f"{each['share']:.2f} of the best, {100 * each['true mask inside']:.0f} % inside" for each in (own, new)
         ]

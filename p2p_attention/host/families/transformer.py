@@ -284,14 +284,14 @@ def _probs(
     prompts = calls.prompts(options[KEY].rows)
 
     def probs(rows: torch.Tensor) -> torch.Tensor:
-        chosen = rows.to(q.device)
-        image = q.index_select(0, chosen)[..., first : first + tokens, :]
-        keys = k.index_select(0, chosen)
+        chosen = rows.tolist()
+        image = q[..., first : first + tokens, :]
         if maps == "self":
             begin = layout.image_keys.start
-            return column_probs(image, keys, heads, range(begin, begin + tokens), over="columns")
-        said = [prompts[row] for row in rows.tolist()]
-        whole = column_probs(image, keys, heads, layout.text_keys, padding=_padding(state, layout, said, q.device))
+            return column_probs(image, k, heads, range(begin, begin + tokens), over="columns", rows=chosen)
+        said = [prompts[row] for row in chosen]
+        padding = _padding(state, layout, said, q.device)
+        whole = column_probs(image, k, heads, layout.text_keys, padding=padding, rows=chosen)
         return _by_position(whole, [state.places.prompt(prompt.length) for prompt in said])
 
     return probs
