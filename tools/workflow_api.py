@@ -103,8 +103,9 @@ def without_p2p(prompt):
 
 
 def without_blend(prompt):
-    """The same graph with its edits, but without P2PLocalBlendMask and what hangs on its masks."""
-    return _without(prompt, {key for key, node in prompt.items() if node["class_type"] == "P2PLocalBlendMask"})
+    """The same graph with its edits, but without P2PLocalBlendMask and what its masks are for."""
+    by_masks = ("P2PLocalBlendMask", "P2PComposite")
+    return _without(prompt, {key for key, node in prompt.items() if node["class_type"] in by_masks})
 
 
 def _with_stock_nodes(prompt, pair, text):

@@ -161,11 +161,14 @@ def test_without_a_whole_edit_in_one_node(prompt):
 def test_without_blend(prompt):
     prompt["11"] = {"class_type": "P2PLocalBlendMask", "inputs": {"model": ["4", 0], "pair": ["2", 1]}}
     prompt["12"] = {"class_type": "P2PShowBlendMask", "inputs": {"masks": ["11", 1], "latent": ["6", 0]}}
+    prompt["13"] = {"class_type": "P2PComposite", "inputs": {"images": ["7", 0], "pair": ["2", 1], "masks": ["12", 0]}}
+    prompt["14"] = {"class_type": "SaveImage", "inputs": {"images": ["13", 0]}}
     prompt["6"]["inputs"]["model"] = ["11", 0]
     kept = copy.deepcopy(prompt)
     plain = without_blend(prompt)
     assert prompt == kept
-    assert set(prompt) - set(plain) == {"11", "12"}
+    assert set(prompt) - set(plain) == {"11", "12", "13"}
+    assert plain["14"]["inputs"]["images"] == ["7", 0]
     assert plain["6"]["inputs"]["model"] == ["4", 0]
 
 
