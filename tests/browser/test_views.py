@@ -740,7 +740,7 @@ def test_the_line_between_source_and_edit(page, server, renderer):
 @pytest.mark.daily("nodes_2")
 def test_nothing_is_out_of_place_after_a_run(page, server, renderer):
     """Nodes grow when they have something to show, in the room that is kept for it."""
-    for name in ("word_swap", "attention_maps", "edit", "edit_photo", "local_blend"):
+    for name in ("word_swap", "attention_maps", "edit", "edit_photo", "real_image_still_life", "local_blend"):
         shown = run(page, server, name)
         page.wait_for_function("shown => shown.every(id => app.nodeOutputs[id]?.images)", arg=list(shown))
         page.wait_for_selector(".p2p-stage img", state="attached")
