@@ -12,11 +12,12 @@ import math
 import torch
 import torch.nn.functional as F
 
+from .morphology import grown_within
+
 CLEAR = 0.85  # of the most evidence; a piece without any such place is another thing that looks alike
 EVERYWHERE = 0.2  # see ``has_a_place``
 SEEN = 1e-3  # of a prediction, whose values are about 1; half precision rounds by less, and its noise has no place
 CELLS = 16  # a side; a piece is widened by one, and what changes is looked at as blurred as one
-GROWN_AT_ONCE = 16  # latent pixels
 BLUR = 1.4  # reach, in cells; a standard deviation of 0.7
 
 
@@ -72,13 +73,7 @@ def clear_pieces(found: torch.Tensor, threshold: float, maps_cell: float) -> tor
         threshold: 0 to 1.
         maps_cell: side of a cell of the words' maps, in latent pixels.
     """
-    allowed = found >= threshold
-    pieces = found >= max(CLEAR, threshold)
-    grown = None
-    while grown is None or not torch.equal(grown, pieces):  # for this the host waits: not at every step of growing
-        grown = pieces
-        for _ in range(GROWN_AT_ONCE):
-            pieces = F.max_pool2d(pieces.float()[:, None], 3, 1, 1)[:, 0].bool() & allowed
+    pieces = grown_within(found >= max(CLEAR, threshold), found >= threshold)
     cell = _cell(found.shape)
     if maps_cell > cell:
         return pieces

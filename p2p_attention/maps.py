@@ -142,9 +142,7 @@ class MapRun:
         with self._lock:
             total, count = self._sums.get(key, (None, 0))
             if total is None:
-                total = maps  # which others may have been given, too
-            elif count == 1:
-                total = total + maps.to(total.device)
+                total = maps.clone()  # others may have been given the same
             else:
                 total += maps.to(total.device)
             self._sums[key] = total, count + 1

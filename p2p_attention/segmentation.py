@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from .morphology import grown_within
+
 WINDOW = 8  # pixels to each side in which neighbours decide together: a cell of the latent
 SHORTER = 32  # in a small picture it is 1/SHORTER of the shorter side
 AROUND = 6  # windows: how far around the mask pixels are compared with
@@ -26,7 +28,6 @@ CLEAR = 0.5  # logarithm of how much likelier inside than around a pixel is that
 DOUBT = 5.0  # most that one pixel may say: the logarithm of a likelihood ratio
 SHARE = 0.75  # taken of a pixel that may as well be inside as outside: an edit should rather lose nothing
 HOLES = 0.5  # of what is around them: larger ones, as a ring has, are left open
-AT_ONCE = 16  # pixels that are gone before it is asked whether there are more
 LEAST = 12  # pixels: fewer are no mixture
 SMOOTH = 1e-3  # variance of a channel below which a window has no edge (He et al., epsilon)
 BINS = 64
@@ -59,8 +60,9 @@ def _changed_pixels(mask: torch.Tensor, source: torch.Tensor, edit: torch.Tensor
     inside = allowed & (change >= CORE * otsu(change[allowed]))
     inside = core = _without_specks(_closed(inside, window), window)
     looks = torch.cat([source, edit - source], -1)
-    guides = torch.cat([source, edit], -1).movedim(-1, 0)
     near = largest(mask, AROUND * window) > 0.5
+    looks_near = looks[near]
+    smooth = GuidedFilter(torch.cat([source, edit], -1).movedim(-1, 0), window)
     reach = largest(mask, window)  # an edge may lie a little outside of the mask's cells
     ratio = None
     for _ in range(TURNS):
@@ -68,8 +70,8 @@ def _changed_pixels(mask: torch.Tensor, source: torch.Tensor, edit: torch.Tensor
         if min(inside.sum(), around.sum()) < LEAST:
             break
         ratio = torch.full_like(mask, -DOUBT)
-        ratio[near] = log_likelihood(looks[near], looks[inside]) - log_likelihood(looks[near], looks[around])
-        ratio = guided(ratio.clamp(-DOUBT, DOUBT), guides, window)
+        ratio[near] = log_likelihood(looks_near, looks[inside]) - log_likelihood(looks_near, looks[around])
+        ratio = smooth(ratio.clamp(-DOUBT, DOUBT))
         inside = _without_specks((ratio > CLEAR) & (reach > 0.5), window)
     if ratio is None or 2 * (inside & core).sum() < core.sum():  # the turns have lost it, as they may a thin line
         return core.to(mask)
@@ -125,19 +127,28 @@ def otsu(values: torch.Tensor) -> float:
     return low + (int(between[:-1].argmax()) + 1) * (high - low) / BINS
 
 
-def guided(values: torch.Tensor, guides: torch.Tensor, radius: int) -> torch.Tensor:
-    """Values (h, w) as, in every window, a linear function of each guide (He et al.); the mean over guides (C, h, w).
+class GuidedFilter:
+    """Values as, in every window, a linear function of each guide (He et al.); the mean over the guides.
 
-    A guide counts by how much of the values it explains.
+    Args:
+        guides: (C, h, w). Each counts by how much of the values it explains.
+        radius: of the windows, in pixels.
     """
-    mean_value = mean(values, radius)
-    means = mean(guides, radius)
-    variance = mean(guides * guides, radius) - means * means
-    slope = (mean(guides * values, radius) - means * mean_value) / (variance + SMOOTH)
-    offset = mean_value - slope * means
-    weight = variance.clamp_min(0) * slope * slope + 1e-6
-    explained = mean(slope, radius) * guides + mean(offset, radius)
-    return (explained * weight).sum(0) / weight.sum(0)
+
+    def __init__(self, guides: torch.Tensor, radius: int):
+        self._guides, self._radius = guides, radius
+        self._means = mean(guides, radius)
+        self._variance = mean(guides * guides, radius) - self._means * self._means
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """(h, w) -> (h, w)."""
+        mean_value = mean(values, self._radius)
+        covariance = mean(self._guides * values, self._radius) - self._means * mean_value
+        slope = covariance / (self._variance + SMOOTH)
+        offset = mean_value - slope * self._means
+        weight = self._variance.clamp_min(0) * slope * slope + 1e-6
+        explained = mean(slope, self._radius) * self._guides + mean(offset, self._radius)
+        return (explained * weight).sum(0) / weight.sum(0)
 
 
 def mean(x: torch.Tensor, radius: int) -> torch.Tensor:
@@ -170,14 +181,10 @@ def _closed(inside: torch.Tensor, radius: int) -> torch.Tensor:
 
 def _filled(inside: torch.Tensor) -> torch.Tensor:
     """bool: without holes, if they are no more than HOLES of it; outside is what can be reached from the border."""
-    free = F.pad((~inside).float(), (1,) * 4, value=1.0)
-    outside, reached = torch.zeros_like(free), torch.zeros_like(free)
-    reached[0] = reached[-1] = reached[:, 0] = reached[:, -1] = 1.0
-    while not torch.equal(outside, reached):
-        outside = reached
-        for _ in range(AT_ONCE):
-            reached = largest(reached, 1) * free
-    filled = outside[1:-1, 1:-1] < 0.5
+    free = F.pad(~inside, (1,) * 4, value=True)
+    border = torch.ones_like(free)
+    border[1:-1, 1:-1] = False
+    filled = ~grown_within(border[None], free[None])[0, 1:-1, 1:-1]
     return filled if filled.sum() <= (1.0 + HOLES) * inside.sum() else inside
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from p2p_attention import segmentation
-from p2p_attention.segmentation import changed_pixels, guided, largest, log_likelihood, mean
+from p2p_attention.segmentation import GuidedFilter, changed_pixels, largest, log_likelihood, mean
 
 SIZE = 96
 
@@ -133,6 +133,6 @@ def test_windows_are_those_of_plain_pooling(radius):
 def test_the_guided_filter_keeps_an_edge_that_its_guide_has():
     step = (torch.arange(SIZE) >= SIZE // 2).float().expand(SIZE, SIZE)
     noisy = step + 0.3 * noise(SIZE, SIZE)
-    smooth = guided(noisy, step[None], 6)
+    smooth = GuidedFilter(step[None], 6)(noisy)
     assert (smooth - step).square().mean() < 0.1 * (noisy - step).square().mean()
     assert (smooth[:, SIZE // 2] - smooth[:, SIZE // 2 - 1]).min() > 0.7
