@@ -38,13 +38,15 @@ def changed_pixels(mask: torch.Tensor, source: torch.Tensor, edit: torch.Tensor)
     """How much of each pixel is the edit's, (h, w) in 0..1; 0 outside of the mask and a window around it.
 
     Args:
-        mask: (h, w) in 0..1, where it may be.
+        mask: (h, w) in 0..1, where it may be. One of the whole picture is what is found.
         source, edit: (h, w, 3) in 0..1, of the same run.
     """
     allowed = mask > 0.5
     window = max(2, min(WINDOW, min(mask.shape) // SHORTER))
     if not allowed.any():
         return torch.zeros_like(mask)
+    if allowed.all():  # an edit of the whole picture: of its old light nothing is left over
+        return mask
     part = _box_around(allowed, (AROUND + 2) * window)
     found = torch.zeros_like(mask)
     found[part] = _changed_pixels(mask[part], source[part], edit[part], window)
