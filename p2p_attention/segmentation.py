@@ -77,7 +77,8 @@ def _changed_pixels(mask: torch.Tensor, source: torch.Tensor, edit: torch.Tensor
         inside = _without_specks((ratio > CLEAR) & (reach > 0.5), window)
     if ratio is None or 2 * (inside & core).sum() < core.sum():  # the turns have lost it, as they may a thin line
         return core.to(mask)
-    whole = _filled(_closed(inside, window)).to(mask)
+    # A photograph is sharper than what the autoencoder makes of it: its outlines lie a little outside of the change.
+    whole = largest(_filled(_closed(inside, window)).to(mask), window // 4)
     edge = (ratio / DOUBT + SHARE).clamp(0.0, 1.0) * largest(whole, window)
     return whole.maximum(edge) * reach
 
