@@ -95,9 +95,12 @@ def use_renderer(page, nodes_2):
     )
 
 
-def open_workflow(page, path):
-    """Load a saved workflow as the page's Open does."""
-    page.evaluate("([workflow, name]) => window.app.loadGraphData(workflow, true, true, name)", [read(path), path.stem])
+def open_workflow(page, path, source="file"):
+    """Load a saved workflow as the page's Open does, or, from the source "template", its list of templates."""
+    page.evaluate(
+        "([workflow, name, openSource]) => window.app.loadGraphData(workflow, true, true, name, { openSource })",
+        [read(path), path.stem, source],
+    )
 
 
 def queued(page):

@@ -21,7 +21,7 @@ import { mapsView } from './maps_view.js'
 import { keepNotices } from './notices.js'
 import { hasNames, nameOf } from './option_names.js'
 import { pairView } from './pair_view.js'
-import { translateTemplate } from './templates.js'
+import { readablePlace, translateTemplate } from './templates.js'
 import { setLanguage, t } from './texts.js'
 import { numbersView, windowsView } from './windows_view.js'
 import { wordsView } from './words_view.js'
@@ -84,6 +84,7 @@ const live = new Map() // node -> look(), for the nodes that are in a graph
 const templateTexts = {} // of the languages in which a graph was opened
 let language = null // of the page
 let spoken = null // by the views, once its texts are there
+let opening = null // {graph, before}: what the page is about to open, and where it looked until then
 const comparisons = new Comparisons(ask, lookAtAll)
 
 app.registerExtension({
@@ -98,10 +99,18 @@ app.registerExtension({
   },
   async beforeConfigureGraph(graph) {
     comparisons.leave()
+    opening = { graph, before: place() }
     const chosen = app.extensionManager?.setting.get('Comfy.Locale')
     if (!LANGUAGES.includes(chosen)) return
     templateTexts[chosen] ??= await textsOf('template_texts', chosen) // once: each undo opens the graph again
     translateTemplate(graph, templateTexts[chosen])
+  },
+  afterConfigureGraph() {
+    const { width, height } = app.canvas.canvas.getBoundingClientRect()
+    const { scale, offset } = (opening && readablePlace(opening.graph, opening.before, place(), [width, height])) ?? place()
+    opening = null
+    Object.assign(app.canvas.ds, { scale, offset })
+    app.canvas.setDirty(true, true)
   },
   nodeCreated(node) {
     if (DRAWN_HERE.includes(node.comfyClass)) chooseAlike(node)
@@ -112,6 +121,12 @@ app.registerExtension({
     makeFresh(node)
   }
 })
+
+/** Where the page looks at its graph. */
+function place() {
+  const { scale, offset } = app.canvas.ds
+  return { scale, offset: [...offset] }
+}
 
 /** A node as it is when it is new; what a workflow has saved of it comes after this. */
 function makeFresh(node) {

@@ -1,4 +1,4 @@
-/** The notes and titles of our templates in the page's language, as they are opened. No DOM here. */
+/** Our templates as they are opened: their notes and titles in the page's language, and where to look at them. No DOM here. */
 
 const NOTE = 'MarkdownNote'
 
@@ -15,4 +15,27 @@ export function translateTemplate(graph, table) {
   for (const node of nodes.filter(isNote)) node.widgets_values = [table[node.widgets_values[0]]]
   const named = [...nodes, ...(graph.groups ?? [])].filter(({ title }) => Object.hasOwn(table, title))
   for (const each of named) each.title = table[each.title]
+}
+
+const SMALLEST = 8 / 14 // zoom at which the classic canvas still writes its texts: they are 14 pixels high, the least is 8
+
+/**
+ * Where to look at a template that the page has just opened. Newer pages (1.58) make all of it fit into the window, on a
+ * small screen at a zoom that hides every text; at the place that it was saved with it can be read.
+ * @param graph as it was saved.
+ * @param before, after the page's {scale, offset} before it opened the graph, and now.
+ * @param {[number, number]} window pixels that the canvas is wide and high.
+ * @returns {{scale: number, offset: [number, number]} | null} null: leave it as the page has it.
+ */
+export function readablePlace(graph, before, after, [width, height]) {
+  const saved = graph.extra?.ds
+  const isThere = (place) => place.scale === after.scale && place.offset.every((at, axis) => at === after.offset[axis])
+  if (!saved || isThere(before) || isThere(saved)) return null // an undo keeps the place; a person's own workflow has it back
+  if (after.scale >= SMALLEST || saved.scale < SMALLEST) return null
+  const isInSight = ({ pos, size }) =>
+    [width, height].every((room, axis) => {
+      const begin = (pos[axis] + saved.offset[axis]) * saved.scale
+      return begin < room && begin + size[axis] * saved.scale > 0
+    })
+  return graph.nodes.some(({ type }) => type.startsWith('P2P')) && graph.nodes.some(isInSight) ? saved : null
 }

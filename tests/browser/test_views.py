@@ -171,7 +171,7 @@ def test_every_workflow_opens_whole(page, renderer, small_screen):
     On a small screen all of it is in sight, and so large that the classic canvas writes its texts.
     """
     for path in WORKFLOWS:
-        open_workflow(page, path)
+        open_workflow(page, path, "template")
         if renderer == "classic":
             assert page.evaluate("app.canvas.ds.scale") >= READABLE, path.stem
             assert page.evaluate(OUT_OF_SIGHT) == [], path.stem

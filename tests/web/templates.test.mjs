@@ -1,10 +1,10 @@
-/** The templates in the languages of the pack: nothing is missing, and only what is ours is translated. */
+/** The templates in the languages of the pack, of which nothing is missing and only what is ours is translated; their place. */
 
 import assert from 'node:assert/strict'
 import { readFileSync, readdirSync } from 'node:fs'
 import test from 'node:test'
 
-import { translateTemplate } from '../../web/templates.js'
+import { readablePlace, translateTemplate } from '../../web/templates.js'
 
 const ROOT = new URL('../../', import.meta.url)
 const LANGUAGES = readdirSync(new URL('web/texts/', ROOT)).map((name) => name.replace('.json', ''))
@@ -64,4 +64,21 @@ test('what a person wrote stays, and so do other graphs and a language without t
     translateTemplate(graph, table)
     assert.equal(JSON.stringify(graph), before)
   }
+})
+
+test('a template is readable where a page made all of it fit', () => {
+  const place = (scale, x = 0, y = 0) => ({ scale, offset: [x, y] })
+  const graph = { extra: { ds: place(0.6, 90, 110) }, nodes: [{ type: 'P2PEdit', pos: [0, 0], size: [300, 200] }] }
+  const shown = (opened, before, after) => readablePlace(opened, before, after, [1280, 720])
+
+  assert.deepEqual(shown(graph, place(1), place(0.5, 20, 30)), place(0.6, 90, 110))
+  assert.equal(shown(graph, place(1), place(0.58, 20, 30)), null, 'all of it fits and can be read')
+  assert.equal(shown(graph, place(1), place(0.6, 90, 110)), null, 'the page took the saved place')
+  assert.equal(shown(graph, place(0.5, 20, 30), place(0.5, 20, 30)), null, 'an undo')
+  assert.equal(shown({ ...graph, extra: {} }, place(1), place(0.5)), null, 'no place was saved')
+  assert.equal(shown({ ...graph, extra: { ds: place(0.4) } }, place(1), place(0.5)), null, 'saved at a smaller zoom')
+  const others = { ...graph, nodes: [{ type: 'KSampler', pos: [0, 0], size: [300, 200] }] }
+  assert.equal(shown(others, place(1), place(0.5)), null, 'not ours')
+  const elsewhere = { ...graph, extra: { ds: place(0.6, 9000, 110) } }
+  assert.equal(shown(elsewhere, place(1), place(0.5)), null, 'nothing was in sight')
 })
