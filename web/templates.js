@@ -17,11 +17,9 @@ export function translateTemplate(graph, table) {
   for (const each of named) each.title = table[each.title]
 }
 
-const SMALLEST = 8 / 14 // zoom at which the classic canvas still writes its texts: they are 14 pixels high, the least is 8
-
 /**
  * Where to look at a template that the page has just opened. Newer pages (1.58) make all of it fit into the window, on a
- * small screen at a zoom that hides every text; at the place that it was saved with it can be read.
+ * small screen at a zoom that hides every text; where it was saved it is as large as it has to be to be read.
  * @param graph as it was saved.
  * @param before, after the page's {scale, offset} before it opened the graph, and now.
  * @param {[number, number]} window pixels that the canvas is wide and high.
@@ -31,7 +29,7 @@ export function readablePlace(graph, before, after, [width, height]) {
   const saved = graph.extra?.ds
   const isThere = (place) => place.scale === after.scale && place.offset.every((at, axis) => at === after.offset[axis])
   if (!saved || isThere(before) || isThere(saved)) return null // an undo keeps the place; a person's own workflow has it back
-  if (after.scale >= SMALLEST || saved.scale < SMALLEST) return null
+  if (after.scale >= saved.scale) return null
   const isInSight = ({ pos, size }) =>
     [width, height].every((room, axis) => {
       const begin = (pos[axis] + saved.offset[axis]) * saved.scale
