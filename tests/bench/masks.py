@@ -408,7 +408,7 @@ def sheet(kind: str, numbers, scenes, count: int = 12) -> None:
     """``sheet_KIND.png``: the scenes in which the new way's mask has the least share of the best one's IoU."""
     from PIL import Image, ImageDraw
 
-    share = lambda case, kept: overlap(kept[f"mask of {CHANGE}"], case.region)["share"]
+    share = lambda case, kept: overlap(kept[f"mask of {CHANGE}"], case)["share"]
     worst = sorted(runs_of(kind, numbers, scenes), key=lambda each: share(*each))[:count]
     heads = ("source", "true edit", "true mask", "no blend", "words", "its mask", CHANGE, "its mask", "composite")
     side = 128 + 4
