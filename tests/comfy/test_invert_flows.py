@@ -67,6 +67,27 @@ def test_round_trip(name, host, run_node):
     assert rms(way.sample(way.inverted(image, **MANY), image, **MANY), image) < 1e-6
 
 
+def test_a_model_that_chooses_among_experts_jumps(host, run_node):
+    """HiDream's tokens go to the experts that they fit best, and where two fit alike no point leads to the next one:
+    what such a model predicts jumps. With every expert asked its way back is as exact as the others'; with a choice a
+    free source row comes back nearly, a pinned one exactly.
+    """
+    way = WayBack("hidream", host, run_node)
+    image = way.picture()
+    conditioning, pair = way.run.pair(SWAP)
+    chosen = rms(way.sample(way.inverted(image, **MANY), image, **MANY), image)
+    pinned = way.sample(way.inverted(image, "pin", way.run.edit(pair), conditioning), image, conditioning, cfg=4.0)
+    gates = [module for module in way.model.model.diffusion_model.modules() if type(module).__name__ == "MoEGate"]
+    for gate in gates:
+        gate.top_k = gate.n_routed_experts
+    for each in way.model.model.diffusion_model.modules():
+        if hasattr(each, "num_activated_experts"):
+            each.num_activated_experts = gates[0].n_routed_experts
+    asked = rms(way.sample(way.inverted(image, **MANY), image, **MANY), image)
+    assert gates and asked < 1e-6 < 1e-5 < chosen < 0.05
+    assert torch.equal(pinned[:1], image) and rms(pinned[1:], image) > 1e-3
+
+
 def test_steps_are_straight(flux):
     """x' = x + (sigma' - sigma) v(x', sigma'), over the sampler's own schedule with its shift."""
     (shifted,) = flux.node("ModelSamplingAuraFlow", model=flux.model, shift=3.0)
