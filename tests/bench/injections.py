@@ -2,7 +2,9 @@
 
 The flow demo model edits rendered scenes, as in ``real_images``: inverted once, the source row pinned, then every
 method of ``METHODS``. Windows are fractions of the steps: t of the text's columns, i of the image's columns (for
-"queries" of the source's image queries and keys); r: rows renormalised.
+"queries" of the source's image queries and keys); r: rows renormalised. "v outside": values, "q k v outside": queries
+and keys, too, are the source's at image tokens that the true mask does not touch, in all steps and blocks; "painted":
+the latents are, with the same mask.
 
     python dev.py bench images --model flow [--scenes 48] [--first 0] [--methods NAMES] [--shard 0/1] [--table]
 
@@ -27,14 +29,20 @@ LOCAL = ("shape", "colour", "texture", "thing", "removed")
 
 @dataclass(frozen=True)
 class Method:
-    """How far the windows reach, what is injected (the nodes' ``injection``), and in which blocks."""
+    """How long the windows are, where they begin, what is injected (the nodes' ``injection``), and in which blocks.
+
+    ``outside``: which of q, k, v are the source's outside of the true mask. ``heads``: every so manyth is injected in.
+    """
 
     text: float
     image: float
     way: str = "maps"
     blocks: str = "all"
-    blend: bool = False
+    blend: bool | str = False
     denoise: float = 1.0
+    begin: float = 0.0
+    outside: str = ""
+    heads: int = 1
 
 
 def _maps(text, image, **settings):
@@ -42,6 +50,8 @@ def _maps(text, image, **settings):
     where = f", {settings['blocks']}" if "blocks" in settings else ""
     more = ", blend" if settings.get("blend") else ""
     more += f", denoise {settings['denoise']:g}" if "denoise" in settings else ""
+    more += f", from {settings['begin']:g} on" if "begin" in settings else ""
+    more += ", half of the heads" if "heads" in settings else ""
     return f"formula {r}t {text:g} i {image:g}{where}{more}", Method(text, image, **settings)
 
 
@@ -72,6 +82,13 @@ METHODS = dict(
         *[_renormalised(0.8, i, blend=True) for i in (0.2, 0.4)],
         *[_maps(0.8, 0.4, denoise=d) for d in (0.8, 0.6)],
         *[_renormalised(0.8, 0.4, denoise=d) for d in (0.8, 0.6)],
+        *[_maps(0.8, i, begin=0.2) for i in (0.4, 0.8)],
+        *[_maps(0.6, i, begin=0.4) for i in (0.4, 0.6)],
+        _maps(0.4, 0.4, begin=0.6),
+        *[_maps(0.8, i, heads=2) for i in (0.4, 0.8)],
+        ("v outside", Method(0.0, 0.0, outside="v")),
+        ("q k v outside", Method(0.0, 0.0, outside="qkv")),
+        ("free, same noise, painted", Method(0.0, 0.0, blend="painted")),
     ]
 )
 ENDS = ("do nothing", "free generation")
@@ -83,6 +100,8 @@ class Bench(real_images.Bench):
         self.joint = self.host.module("p2p_attention.host.families.joint")
         self.kind = self.joint.Joint().kind(self.model)
         self.kinds = self.host.module("p2p_attention.joint_attention")
+        self.calls = self.host.module("p2p_attention.host.families.transformer")
+        self.whole = self.calls.attend
 
     def inject_in(self, blocks: str):
         """From now on the family injects in these blocks alone."""
@@ -92,8 +111,39 @@ class Bench(real_images.Bench):
             injection=lambda module, block: all_of_it if blocks in ("all", block[0]) else nothing,
         )
 
+    def inject_in_every(self, nth: int):
+        """From now on every so manyth head is injected in."""
+
+        def attend(program, attention, q, k, v, mask):
+            edited = self.whole(program, attention, q, k, v, mask)
+            if program is None:
+                return edited
+            heads = self.model.model.diffusion_model.num_heads
+            own = attention(q, k, v, mask).unflatten(-1, (heads, -1))
+            own[..., ::nth, :] = edited.unflatten(-1, (heads, -1))[..., ::nth, :]
+            return own.flatten(-2)
+
+        self.calls.attend = self.whole if nth == 1 else attend
+
+    def holding(self, model, of: str, held, rows: int):
+        """The model; in each chunk the edits have q, k or v of the source at these image tokens, bool (N,)."""
+        model = model.clone()
+
+        def override(attention, q, k, v, heads, *more, **named):
+            given = {"q": q.clone(), "k": k.clone(), "v": v.clone()}
+            for name in of:
+                image = given[name][..., -len(held) :, :].unflatten(0, (-1, rows))
+                image[..., held, :] = image[:, :1, ..., held, :]
+            return attention(*given.values(), heads, *more, **named)
+
+        options = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
+        options["optimized_attention_override"] = override
+        return model
+
     def pictures(self, case: Case, methods) -> dict[str, np.ndarray]:
         """Name -> the edit as uint8 (128, 128, 3). Methods that differ in windows and ways are edits of one run."""
+        import torch
+
         latent = self.latent_of(case)
         results: dict[str, np.ndarray] = {}
 
@@ -105,26 +155,38 @@ class Bench(real_images.Bench):
         if "free generation" in methods:
             free = self.sample(self.model, self.encode(case.target), self.empty, latent, seed=7, cfg=self.cfg)
             keep(["free generation"], free)
-        runs: dict[tuple[float, str], list[str]] = {}
+        runs: dict[tuple[float, str, int, str], list[str]] = {}
         for name in (name for name in methods if name in METHODS):
-            if not METHODS[name].blend or case.region is not None:
-                runs.setdefault((METHODS[name].denoise, METHODS[name].blocks), []).append(name)
+            method = METHODS[name]
+            if not (method.blend or method.outside) or case.region is not None:
+                runs.setdefault((method.denoise, method.blocks, method.heads, method.outside), []).append(name)
+        if case.region is not None:  # a token is 16 x 16 pixels
+            touched = torch.from_numpy(case.region.reshape(8, 16, 8, 16).any((1, 3)))
         inverted: dict[float, object] = {}
-        for (denoise, blocks), names in runs.items():
+        for (denoise, blocks, heads, outside), names in runs.items():
             if denoise not in inverted:
                 inverted[denoise] = self.inverted(self.encode(case.source), latent, denoise)
             self.inject_in(blocks)
+            self.inject_in_every(heads)
             targets = "\n---\n".join([case.target] * len(names))
             positive, pair = self.run("P2PPromptPair", clip=self.clip, source=case.source, target=targets)
             model = inverted[denoise]
             for edit, method in enumerate(map(METHODS.__getitem__, names), 1):
-                windows = {"cross_start": 0.0, "cross_end": method.text, "self_start": 0.0, "self_end": method.image}
+                (text, image), begin = (method.text + method.begin, method.image + method.begin), method.begin
+                windows = {"cross_start": begin, "cross_end": text, "self_start": begin, "self_end": image}
                 which = {"pair": pair, "edit": edit}
                 (model,) = self.run(case.node, model=model, **which, **windows, injection=method.way)
                 if method.blend:
-                    words = {"words": "", "exclude_words": ""}
-                    model, _ = self.run("P2PLocalBlendMask", model=model, **which, **words, **BLEND)
-            keep(names, self.sample(model, positive, self.empty, latent, cfg=self.cfg, denoise=denoise)[1:])
+                    where = {"words": "", "exclude_words": "", **BLEND}
+                    if method.blend == "painted":
+                        where |= {"start": 0.0, "mask": touched[None].float()}
+                    model, _ = self.run("P2PLocalBlendMask", model=model, **which, **where)
+            negative = self.empty
+            if outside:  # a negative of as many rows: the source's is needed, too
+                (empty, more), rows = self.empty[0], 1 + len(names)
+                negative = [[empty.repeat(rows, 1, 1), more]]
+                model = self.holding(model, outside, ~touched.flatten(), rows)
+            keep(names, self.sample(model, positive, negative, latent, cfg=self.cfg, denoise=denoise)[1:])
         return results
 
 
