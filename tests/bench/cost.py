@@ -19,8 +19,11 @@ import statistics
 import sys
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "comfy"))
 sys.path.append(str(Path(__file__).parent))
@@ -142,6 +145,23 @@ def peak_bytes(function, device: str) -> int:
     return ledger.peak
 
 
+@contextmanager
+def as_much_free_memory(device: str) -> Iterator[None]:
+    """The host splits rows by how much memory is free, which on a CPU changes: here it is told the same each time."""
+    from comfy import model_management
+
+    free = model_management.get_free_memory(model_management.get_torch_device())
+
+    def told(device=None, torch_free_too=False):
+        return (free, free) if torch_free_too else free
+
+    if device == "cuda":
+        yield
+    else:
+        with mock.patch.object(model_management, "get_free_memory", told):
+            yield
+
+
 class Ratios(NamedTuple):
     """Over the stock run: times of the rounds, arithmetic, peak memory."""
 
@@ -231,12 +251,13 @@ class Bench:
 
     def ratios(self, runs) -> dict[str, Ratios]:
         """kind -> what it costs over "stock"."""
-        runs["stock"]()  # the host goes by how much memory is free: from here on as much for every run
-        counted = {kind: arithmetic_and_peak(function, self.options.device) for kind, function in runs.items()}
+        runs["stock"]()  # loads the model
         times: dict[str, list[float]] = {kind: [] for kind in runs}
-        for number in range(self.options.rounds):
-            for kind in list(runs)[:: -1 if number % 2 else 1]:  # so that none always comes first
-                times[kind].append(self.seconds(runs[kind]))
+        with as_much_free_memory(self.options.device):
+            counted = {kind: arithmetic_and_peak(function, self.options.device) for kind, function in runs.items()}
+            for number in range(self.options.rounds):
+                for kind in list(runs)[:: -1 if number % 2 else 1]:  # so that none always comes first
+                    times[kind].append(self.seconds(runs[kind]))
 
         def over_stock(mine, stock):
             return [each / its for each, its in zip(mine, stock, strict=True)]
