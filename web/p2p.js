@@ -219,8 +219,13 @@ function addViews(node, { views, most }) {
   root.style.setProperty('--p2p-most', `${most}px`)
 
   const shown = parts.map(() => null)
+  let room = 0
   const look = () => {
     takePlace(node, root)
+    if (room !== height()) {
+      room = height()
+      node.setDirtyCanvas?.(true, true) // where nobody moves the mouse, as in a subgraph that was just opened
+    }
     parts.forEach((part, i) => {
       const state = part.state()
       const key = JSON.stringify([spoken, state])

@@ -596,6 +596,25 @@ def test_inside_a_subgraph(page, renderer):
     page.evaluate("app.canvas.setGraph(app.graph)")
 
 
+def test_a_view_has_its_room_in_a_subgraph_that_was_just_opened(page, renderer):
+    """Nobody has to move the mouse for it."""
+    open_workflow(page, workflow("edit"))
+    page.wait_for_selector(".p2p-pair .p2p-chip")
+    page.evaluate(
+        "app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(n => ['P2PEdit', 'KSampler'].includes(n.type))))"
+    )
+    page.wait_for_timeout(1000)  # nothing is drawn anew any more
+    page.evaluate(
+        "(() => { const n = app.graph.nodes.find(n => n.subgraph); app.canvas.openSubgraph(n.subgraph, n) })()"
+    )
+    page.wait_for_function("app.canvas.graph !== app.graph")
+    page.wait_for_function(
+        "(() => { const shown = document.querySelector('.p2p-view:has(.p2p-pair)')?.getBoundingClientRect();"
+        "return shown && shown.height > 100 * app.canvas.ds.scale })()"
+    )
+    page.evaluate("app.canvas.setGraph(app.graph)")
+
+
 def test_copies_are_separate(page, renderer):
     open_workflow(page, workflow("word_swap"))
     words(page)
