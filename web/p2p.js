@@ -107,9 +107,10 @@ app.registerExtension({
   },
   afterConfigureGraph() {
     const { width, height } = app.canvas.canvas.getBoundingClientRect()
-    const { scale, offset } = (opening && readablePlace(opening.graph, opening.before, place(), [width, height])) ?? place()
+    const better = opening && readablePlace(opening.graph, opening.before, place(), [width, height])
     opening = null
-    Object.assign(app.canvas.ds, { scale, offset })
+    if (!better) return
+    Object.assign(app.canvas.ds, { scale: better.scale, offset: [...better.offset] })
     app.canvas.setDirty(true, true)
   },
   nodeCreated(node) {

@@ -26,7 +26,8 @@ export function translateTemplate(graph, table) {
  * @returns {{scale: number, offset: [number, number]} | null} null: leave it as the page has it.
  */
 export function readablePlace(graph, before, after, [width, height]) {
-  const saved = graph.extra?.ds
+  const saved = graph?.extra?.ds
+  const nodes = graph?.nodes ?? []
   const isThere = (place) => place.scale === after.scale && place.offset.every((at, axis) => at === after.offset[axis])
   if (!saved || isThere(before) || isThere(saved)) return null // an undo keeps the place; a person's own workflow has it back
   if (after.scale >= saved.scale) return null
@@ -35,5 +36,5 @@ export function readablePlace(graph, before, after, [width, height]) {
       const begin = (pos[axis] + saved.offset[axis]) * saved.scale
       return begin < room && begin + size[axis] * saved.scale > 0
     })
-  return graph.nodes.some(({ type }) => type.startsWith('P2P')) && graph.nodes.some(isInSight) ? saved : null
+  return nodes.some(({ type }) => type?.startsWith('P2P')) && nodes.some(isInSight) ? saved : null
 }
