@@ -223,8 +223,9 @@ function addViews(node, { views, most }) {
   let room = 0
   const look = () => {
     takePlace(node, root)
-    if (room !== height()) {
-      room = height()
+    const needed = height()
+    if (room !== needed) {
+      room = needed
       node.setDirtyCanvas?.(true, true) // where nobody moves the mouse, as in a subgraph that was just opened
     }
     parts.forEach((part, i) => {

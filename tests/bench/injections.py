@@ -136,8 +136,7 @@ class Bench(real_images.Bench):
                 image[..., held, :] = image[:, :1, ..., held, :]
             return attention(*given.values(), heads, *more, **named)
 
-        options = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
-        options["optimized_attention_override"] = override
+        model.model_options["transformer_options"]["optimized_attention_override"] = override
         return model
 
     def pictures(self, case: Case, methods) -> dict[str, np.ndarray]:
@@ -172,7 +171,7 @@ class Bench(real_images.Bench):
             positive, pair = self.run("P2PPromptPair", clip=self.clip, source=case.source, target=targets)
             model = inverted[denoise]
             for edit, method in enumerate(map(METHODS.__getitem__, names), 1):
-                (text, image), begin = (method.text + method.begin, method.image + method.begin), method.begin
+                begin, text, image = method.begin, method.begin + method.text, method.begin + method.image
                 windows = {"cross_start": begin, "cross_end": text, "self_start": begin, "self_end": image}
                 which = {"pair": pair, "edit": edit}
                 (model,) = self.run(case.node, model=model, **which, **windows, injection=method.way)
