@@ -237,11 +237,11 @@ def table(scenes, numbers, methods, folder=FOLDER, kinds=KINDS) -> str:
         return f"{np.mean(values):.1f}" if values else ""
 
     local, everywhere = (lambda kind: kind in LOCAL), (lambda kind: kind not in LOCAL)
-    heads = ["local: background dB", "inside dB", "made %", "global: dB", "made %"]
+    heads = ["local: background dB", "inside dB", "made %", "global: dB", "made %", "all: made %"]
     lines = [f"| method | N | {' | '.join(heads)} |", "|---" * (2 + len(heads)) + "|"]
     for name, of in rows.items():
         cells = [mean(of, "background", local), mean(of, "inside", local), mean(of, "made", local)]
-        cells += [mean(of, "inside", everywhere), mean(of, "made", everywhere)]
+        cells += [mean(of, "inside", everywhere), mean(of, "made", everywhere), mean(of, "made", lambda kind: True)]
         lines.append(f"| {name} | {len(of)} | {' | '.join(cells)} |" if of else f"| {name} | 0 |")
     return "\n".join(lines)
 
