@@ -3,7 +3,7 @@
 Rendered scenes stand for photographs, as in ``real_images``: each is inverted, its source row pinned, and edited in a
 part (shape, colour, texture, a thing added or removed), where the true mask is known.
 
-    python dev.py bench masks [--model flow] [--scenes 24] [--first 0] [--table]
+    python dev.py bench masks [--model flow] [--scenes 24] [--first 0] [--kinds shape,removed] [--table]
     python dev.py bench masks --runs [...]          the edits themselves, with each way of P2P Local Blend Mask
 
 The first way edits without a blend and keeps of it, in .host/bench/masks, what a mask could be made of: where the words
@@ -160,13 +160,17 @@ class Bench(real_images.Bench):
                 masks[edit] = records[name].take(samples).masks[0, edit]
         images = self.vae.decode(samples)
         source = torch.from_numpy(case.picture)[None].float() / 255
-        composed, alphas = self.run("P2PComposite", images=images, pair=pair, masks=masks, source=source)
+        given = {"images": images, "pair": pair, "masks": masks, "source": source}
+        composites = {
+            "composite": self.run("P2PComposite", **given),
+            "composite, follow_edges off": self.run("P2PComposite", **given, follow_edges=False),
+        }
         kept = {f"mask of {name}": mask.numpy() > 0 for name, mask in zip(names, masks, strict=True)}
         for row, name in enumerate(names, 1):
             kept[name] = (images[row].clamp(0, 1) * 255).round().byte().numpy()
-            if name in COMPOSED:
-                kept[f"{name}; composite"] = (composed[row] * 255).round().byte().numpy()
-                kept[f"mask of {name}; composite"] = alphas[row - 1].numpy() > 0.5
+            for way, (composed, alphas) in composites.items() if name in COMPOSED else ():
+                kept[f"{name}; {way}"] = (composed[row] * 255).round().byte().numpy()
+                kept[f"mask of {name}; {way}"] = alphas[row - 1].numpy() > 0.5
         return kept
 
 
@@ -438,16 +442,18 @@ def main() -> None:
     parser.add_argument("--model", choices=tuple(CFG_OF), default="unet")
     parser.add_argument("--scenes", type=int, default=24)
     parser.add_argument("--first", type=int, default=0, help="number of the first scene; others to report with")
+    parser.add_argument("--kinds", default=",".join(LOCAL), help="of edits; only scenes of these")
     parser.add_argument("--runs", action="store_true", help="edits with each way of P2P Local Blend Mask")
     parser.add_argument("--table", action="store_true", help="only print the table of the scenes there are")
     arguments = parser.parse_args()
-    numbers = range(arguments.first, arguments.first + arguments.scenes)
-    if not arguments.table:
-        collect(arguments.model, numbers, arguments.runs)
     sys.path.append(str(real_images.real_host.PACK))
     from demo import scenes
 
-    print(f"{arguments.model}, scenes {numbers.start} to {numbers.stop - 1}, {STEPS} steps\n")
+    there = range(arguments.first, arguments.first + arguments.scenes)
+    numbers = [number for number in there if make_case(scenes, number, LOCAL).kind in arguments.kinds.split(",")]
+    if not arguments.table:
+        collect(arguments.model, numbers, arguments.runs)
+    print(f"{arguments.model}, scenes {there.start} to {there.stop - 1}, {arguments.kinds}, {STEPS} steps\n")
     print((runs_table if arguments.runs else offline_table)(arguments.model, numbers, scenes))
     if arguments.runs:
         sheet(arguments.model, numbers, scenes)
