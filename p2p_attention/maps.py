@@ -48,7 +48,7 @@ class MapRequest:
         words: per row (source, edits) the words whose cross-attention maps are wanted.
         attention: "cross", or "self" for the whole self-attention map (``words`` are not used).
         resolution: image tokens along a side, or "auto": the finest layers that take part in self-attention injection,
-            16 x 16 for a latent of 64 x 64. Self-attention maps come from the first block of each stack only.
+            16 x 16 for a latent of 64 x 64. Self-attention maps come from few of them.
         branch: "own", an edited row's own maps; "injected", the maps that its attention is made to use.
         parts: into how many equal parts of the run the sums are kept apart.
         layers: which of the layers, in the model's order: one of ``LAYERS``. "auto" is what the model's family takes.

@@ -20,7 +20,7 @@ WINDOW = 8  # pixels to each side in which neighbours decide together: a cell of
 SHORTER = 32  # in a small picture it is 1/SHORTER of the shorter side
 AROUND = 6  # windows: how far around the mask pixels are compared with
 CORE = 0.6  # of the threshold between what has changed much and little: from where on pixels are inside at first
-TURNS = 2
+TURNS = 3
 GAUSSIANS = 5  # of each mixture
 FITTED = 20_000  # pixels that a mixture is made from, at most
 NOISE = 2e-3  # variance that every Gaussian has at least
@@ -29,7 +29,7 @@ DOUBT = 5.0  # most that one pixel may say: the logarithm of a likelihood ratio
 SHARE = 0.75  # taken of a pixel that may as well be inside as outside: an edit should rather lose nothing
 HOLES = 0.5  # of what is around them: larger ones, as a ring has, are left open
 LEAST = 12  # pixels: fewer are no mixture
-SMOOTH = 1e-3  # variance of a channel below which a window has no edge (He et al., epsilon)
+SMOOTH = 2e-3  # variance of a channel below which a window has no edge (He et al., epsilon)
 BINS = 64
 SEEN = 0.5 / 255  # of a picture's range; less is not seen in a file of 8 bits
 

@@ -51,7 +51,7 @@ class MapTaps:
         if request.layers == "auto":
             return [name for name in names if request.attention in self._layers[name].maps]
         some = names if request.layers == "all" else [names[place] for place in thirds_of(len(names))[request.layers]]
-        return some[:1] if request.attention == "self" else some
+        return [some[len(some) // 2]] if request.attention == "self" else some
 
     def note_areas(self, conds: Sequence[Sequence[dict] | None], x_in: torch.Tensor) -> None:
         """Where in the latents each conditioning of a model call is."""

@@ -9,8 +9,10 @@ part (shape, colour, texture, a thing added or removed), where the true mask is 
 The first way edits without a blend and keeps of it, in .host/bench/masks, what a mask could be made of: where the words
 look, layer by layer, what looks at what, and what source and edit predict, step by step. Masks are then made offline.
 IoU is that of pixels with the true mask; its share is of the IoU that the grid's best mask has, all cells that the true
-one touches. Decibels are those of the edit laid over the source through the mask. With ``--runs`` they are those of the
-pictures, and a sheet of the worst is written to .host/bench/masks. Scenes from 0 on were there to choose by.
+one touches. *As drawn*: the same with the new thing where the model has drawn it without a blend, see ``drawn``, of the
+scenes in which the judge sees the edit made: a mask has to be around what is there. Decibels are those of the edit laid
+over the source through the mask. With ``--runs`` they are those of the pictures, and a sheet of the worst is written to
+.host/bench/masks. Scenes from 0 on were there to choose by.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import sys
 import time
 
+import drawn
 import injections
 import numpy as np
 import real_images
+import scene_judge
 from injections import LOCAL
 from real_images import CFG_OF, STEPS, Case, make_case, psnr
 
@@ -33,7 +36,7 @@ PARTS = 5  # of the run, in which maps are kept apart
 GRID, CELL = 16, 8  # cells a side of the latent, pixels a side of a cell
 PRESENT = {  # of which layers the word maps and the self-attention are that P2P Local Blend Mask takes
     "unet": (("input_1_0", "output_2_0", "output_3_0"), ("input_1_0", "output_2_0", "output_3_0")),
-    "flow": (("double_2", "single_0"), ("double_2",)),
+    "flow": (("double_2", "single_0"), ("single_0",)),
 }
 CHANGE = "words and change"
 WIDE = f"{CHANGE}, or everywhere, grow 1"  # as P2P Edit has it
@@ -64,6 +67,10 @@ class _Columns:
 
 
 class Bench(real_images.Bench):
+    def __init__(self, kind: str):
+        super().__init__(kind)
+        self.kind = kind
+
     def look_at_all_blocks(self) -> None:
         """Of the flow model; the UNet's are looked at anyway."""
         joint = self.host.module("p2p_attention.host.families.joint")
@@ -118,8 +125,10 @@ class Bench(real_images.Bench):
         (samples, denoised), maps = self.with_all_maps(pair, lambda: self.edited(model, positive, latent["samples"]))
         kept = {"denoised": denoised.numpy(), "samples": samples.numpy()}
         for (attention, layer), each in maps.items():
-            name = "_".join(map(str, (attention, *layer)))
-            kept[name] = each if attention == "self" else _of_words(pair, each)
+            name = "_".join(map(str, layer))
+            kept[f"{attention}_{name}"] = each if attention == "self" else _of_words(pair, each)
+            if attention == "cross" and self.kind == "flow":
+                kept[f"text_{name}"] = each.sum(-1)  # how much all words get, beside the picture: (PARTS, rows, Q)
         blend = self.host.module("p2p_attention.blend").local_blend(pair)
         prompts = (pair.source, *pair.targets)
         positions = [[word.positions for word in prompt.words] for prompt in prompts]
@@ -129,7 +138,8 @@ class Bench(real_images.Bench):
         ]
         return {
             **{name: each.astype(np.float16) for name, each in kept.items()},
-            "pictures": self.decoded(samples),
+            "pictures": (pictures := self.decoded(samples)),
+            "drawn": drawn.region(self.scenes, case, pictures[1]),
             "chosen": np.array(json.dumps(chosen)),
         }
 
@@ -171,7 +181,7 @@ class Bench(real_images.Bench):
             for way, (composed, alphas) in composites.items() if name in COMPOSED else ():
                 kept[f"{name}; {way}"] = (composed[row] * 255).round().byte().numpy()
                 kept[f"mask of {name}; {way}"] = alphas[row - 1].numpy() > 0.5
-        return kept
+        return kept | {"drawn": drawn.region(self.scenes, case, kept["no blend"])}
 
 
 def _of_words(pair, probs):
@@ -230,17 +240,24 @@ class Scene:
         self.layers, self.self_layers = PRESENT[kind]
         self.all_layers = tuple(name.removeprefix("cross_") for name in self.kept if name.startswith("cross_"))
 
-    def words(self, layers=None, hops: int = 1, first_part: int = 0):
-        """(K, 16, 16) of the words in which the prompts differ, each stretched to 0..1."""
+    def words(self, layers=None, hops: int = 1, first_part: int = 0, of_text: bool = False):
+        """(K, 16, 16) of the words in which the prompts differ, each stretched to 0..1.
+
+        Args:
+            of_text: as shares of what all words get. In cross-attention they always are.
+        """
         import torch
         import torch.nn.functional as F
 
         from p2p_attention.maps import spread
 
+        def part(name):
+            return torch.from_numpy(self.kept[name][first_part:]).float().mean(0)
+
         def mean(attention, layers):
-            each = [
-                torch.from_numpy(self.kept[f"{attention}_{layer}"][first_part:]).float().mean(0) for layer in layers
-            ]
+            each = [part(f"{attention}_{layer}") for layer in layers]
+            if of_text and f"text_{layers[0]}" in self.kept:
+                each = [maps / part(f"text_{layer}")[:, None] for maps, layer in zip(each, layers, strict=True)]
             sides = [round(maps.shape[-1] ** 0.5) for maps in each]
             each = [maps.unflatten(-1, (side, side)) for maps, side in zip(each, sides, strict=True)]
             return sum(F.interpolate(maps, (max(sides), max(sides)), mode="bilinear") for maps in each) / len(each)
@@ -255,6 +272,12 @@ class Scene:
                 maps = spread(maps, together)
         maps = F.interpolate(maps, (GRID, GRID), mode="bilinear")
         return stretched(torch.stack([maps[row, column] for row, column in self.chosen]))
+
+    def third(self, name: str):
+        """The layers of a third of the model, in its order."""
+        from p2p_attention.maps import thirds_of
+
+        return [self.all_layers[place] for place in thirds_of(len(self.all_layers))[name]]
 
     @property
     def maps_cell(self) -> float:
@@ -284,6 +307,14 @@ class Scene:
 def stretched(maps):
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     return (maps - low) / (high - low).clamp_min(1e-12)
+
+
+def blurred(maps):
+    """By a Gaussian of a cell."""
+    import torch
+    from scipy import ndimage
+
+    return stretched(torch.from_numpy(ndimage.gaussian_filter(maps.numpy(), (0, 1, 1))))
 
 
 def above_otsu(map):
@@ -323,8 +354,14 @@ WAYS = {
     "words, threshold 0.5": lambda s: s.words().amax(0) >= 0.5,
     "words, Otsu's threshold": lambda s: above_otsu(s.words().amax(0)),
     "words, not spread": lambda s: s.words(hops=0).amax(0) >= 0.3,
+    "words, blurred instead": lambda s: blurred(s.words(hops=0)).amax(0) >= 0.3,
     "words, spread twice": lambda s: s.words(hops=2).amax(0) >= 0.3,
     "words, spread three times": lambda s: s.words(hops=3).amax(0) >= 0.3,
+    "words of the first third": lambda s: s.words(s.third("first third")).amax(0) >= 0.3,
+    "words of the middle third": lambda s: s.words(s.third("middle third")).amax(0) >= 0.3,
+    "words of the last third": lambda s: s.words(s.third("last third")).amax(0) >= 0.3,
+    "words among words (softmax over the text)": lambda s: s.words(of_text=True).amax(0) >= 0.3,
+    "words among words, threshold 0.5": lambda s: s.words(of_text=True).amax(0) >= 0.5,
     "words of all layers": lambda s: s.words(s.all_layers).amax(0) >= 0.3,
     "words of all layers, not spread": lambda s: s.words(s.all_layers, hops=0).amax(0) >= 0.3,
     "words of the last 60 % of the steps": lambda s: s.words(first_part=2).amax(0) >= 0.3,
@@ -347,45 +384,53 @@ WAYS = {
 }
 
 
-def overlap(mask: np.ndarray, case: Case) -> dict[str, float]:
-    """Of a mask of pixels or cells with the true one. A thing that is added may come to stand elsewhere."""
-    region = case.region
+def overlap(mask: np.ndarray, region: np.ndarray) -> dict[str, float]:
+    """Of a mask of pixels or cells with the true one."""
     mask, best = pixels(np.asarray(mask)), pixels(touched(region))
     iou = (mask & region).sum() / (mask | region).sum()
-    inside = mask[region].mean()
     return {
-        "IoU": iou, "IoU, nothing added": math.nan if case.kind == "thing" else iou,
-        "share": iou * (best | region).sum() / region.sum(), "true mask inside": inside,
-        "scenes >= 95 % inside": inside >= 0.95, "background outside": 1 - mask[~region].mean(),
+        "IoU": iou, "share": iou * (best | region).sum() / region.sum(), "true mask inside": mask[region].mean(),
+        "background outside": 1 - mask[~region].mean(),
     }  # fmt: skip
+
+
+def overlaps(mask: np.ndarray, case: Case, found: np.ndarray, made: bool) -> dict[str, float]:
+    """``overlap`` with the true mask, and with where the edit was drawn; NaN where it was not made."""
+    as_drawn = overlap(mask, found)
+    del as_drawn["background outside"]
+    as_drawn |= {"scenes >= 95 % inside": as_drawn["true mask inside"] >= 0.95}
+    return overlap(mask, case.region) | {
+        f"{name}, as drawn": value if made else np.nan for name, value in as_drawn.items()
+    }
 
 
 def offline_table(kind: str, numbers, scenes) -> str:
     there = [Scene(kind, number, scenes) for number in numbers if file_of(kind, number, runs=False).is_file()]
+    judge = scene_judge.load_judge()
+    made = [injections.figures(scene.case, scene.kept["pictures"][1], judge)["made"] > 0 for scene in there]
     rows = {}
     for name, way in WAYS.items():
         rows[name] = []
-        for scene in there:
+        for scene, seen in zip(there, made, strict=True):
             case, (source, edit) = scene.case, scene.kept["pictures"]
             mask = np.asarray(way(scene))
             laid = np.where(pixels(mask)[..., None], edit, source)
             decibels = {"background dB": psnr(laid, case.picture, ~case.region)}
             decibels["inside dB"] = psnr(laid, case.wanted, case.region)
-            rows[name].append(overlap(mask, case) | decibels)
+            rows[name].append(overlaps(mask, case, scene.kept["drawn"], seen) | decibels)
     return lines_of(rows)
 
 
 def runs_table(kind: str, numbers, scenes) -> str:
-    from scene_judge import JUDGE, load_judge
-
-    judge = load_judge() if JUDGE.is_file() else None
+    judge = scene_judge.load_judge()
     rows = {}
     for case, kept in runs_of(kind, numbers, scenes):
-        for name in (name for name in kept if not name.startswith("mask of ")):
-            values = overlap(kept[f"mask of {name}"], case)
+        made = injections.figures(case, kept["no blend"], judge)["made"] > 0
+        for name in (name for name in kept if f"mask of {name}" in kept):
+            values = overlaps(kept[f"mask of {name}"], case, kept["drawn"], made)
             found = injections.figures(case, kept[name], judge)
-            values |= {"background dB": found["background"], "inside dB": found["inside"]}
-            rows.setdefault(name, []).append(values | ({"made %": found["made"]} if "made" in found else {}))
+            values |= {"background dB": found["background"], "inside dB": found["inside"], "made %": found["made"]}
+            rows.setdefault(name, []).append(values)
     return lines_of(rows)
 
 
@@ -401,9 +446,7 @@ def lines_of(rows) -> str:
     lines = [f"| mask ({count} scenes) | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
     for name, values in rows.items():
         means = {head: np.nanmean([each[head] for each in values]) for head in heads}
-        cells = [
-            f"{mean:.{1 if head.endswith(('dB', '%')) and head[0] != 's' else 2}f}" for head, mean in means.items()
-        ]
+        cells = [f"{mean:.{1 if head.endswith(('dB', '%')) else 2}f}" for head, mean in means.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -412,9 +455,9 @@ def sheet(kind: str, numbers, scenes, count: int = 12) -> None:
     """``sheet_KIND.png``: the scenes in which the new way's mask has the least share of the best one's IoU."""
     from PIL import Image, ImageDraw
 
-    share = lambda case, kept: overlap(kept[f"mask of {CHANGE}"], case)["share"]
+    share = lambda case, kept: overlap(kept[f"mask of {CHANGE}"], kept["drawn"])["share"]
     worst = sorted(runs_of(kind, numbers, scenes), key=lambda each: share(*each))[:count]
-    heads = ("source", "true edit", "true mask", "no blend", "words", "its mask", CHANGE, "its mask", "composite")
+    heads = ("source", "true edit", "as drawn", "no blend", "words", "its mask", CHANGE, "its mask", "composite")
     side = 128 + 4
     image = Image.new("RGB", (side * len(heads), 16 + (side + 14) * len(worst)), "white")
     pen = ImageDraw.Draw(image)
@@ -422,14 +465,14 @@ def sheet(kind: str, numbers, scenes, count: int = 12) -> None:
         pen.text((side * column + 2, 2), head, fill="black")
     for row, (case, kept) in enumerate(worst):
         top = 16 + (side + 14) * row
-        own, new = (overlap(kept[f"mask of {name}"], case) for name in ("words", CHANGE))
+        own, new = (overlap(kept[f"mask of {name}"], kept["drawn"]) for name in ("words", CHANGE))
         told = [
             f"{each['share']:.2f} of the best, {100 * each['true mask inside']:.0f} % inside" for each in (own, new)
         ]
         pen.text((2, top), f"{case.source}  ->  {case.target}   ({told[0]}; {told[1]})", fill="black")
         lit = lambda name: np.where(pixels(kept[f"mask of {name}"])[..., None], case.picture, case.picture // 4)
         columns = (
-            case.picture, case.wanted, np.where(case.region[..., None], case.picture, case.picture // 4),
+            case.picture, case.wanted, np.where(kept["drawn"][..., None], kept["no blend"], case.picture // 4),
             kept["no blend"], kept["words"], lit("words"), kept[CHANGE], lit(CHANGE), kept[f"{CHANGE}; composite"],
         )  # fmt: skip
         for column, picture in enumerate(columns):

@@ -49,7 +49,11 @@ METHODS = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One scene and one edit of it. ``region`` is where the edit belongs, bool (128, 128); None: everywhere."""
+    """One scene and one edit of it. ``region`` is where the edit belongs, bool (128, 128); None: everywhere.
+
+    ``before`` is where the thing was that the edit changes, None where it is everywhere or nothing was there; ``other``
+    is the scene of ``wanted``, ``changed`` the number of the thing in both.
+    """
 
     kind: str
     source: str
@@ -58,6 +62,9 @@ class Case:
     picture: np.ndarray
     wanted: np.ndarray
     region: np.ndarray | None
+    before: np.ndarray | None
+    other: object
+    changed: int | None
 
 
 def make_case(scenes, number: int, kinds: tuple[str, ...] = KINDS) -> Case:
@@ -74,13 +81,16 @@ def make_case(scenes, number: int, kinds: tuple[str, ...] = KINDS) -> Case:
     description, node, changed = edited
     target = scenes.caption(description)
     other = scenes.counterfactual(scene, target)
-    region = None
+    before = after = None
     if changed is not None:
-        masks = [scenes.object_masks(each) for each in (scene, other)]
-        region = np.max([mask[changed] for mask in masks if changed < len(mask)], axis=0) > 0.5
+        before, after = (
+            masks[changed] > 0.5 if changed < len(masks) else None for masks in map(scenes.object_masks, (scene, other))
+        )
+    there = [each for each in (before, after) if each is not None]
     return Case(
-        kind, scenes.caption(scene.description), target, node, scenes.render(scene), scenes.render(other), region
-    )
+        kind, scenes.caption(scene.description), target, node, scenes.render(scene), scenes.render(other),
+        np.any(there, 0) if there else None, before, other, changed,
+    )  # fmt: skip
 
 
 def edit_description(scenes, description, kind: str, rng: random.Random):

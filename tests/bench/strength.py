@@ -60,6 +60,20 @@ class BenchOfKeep(real_images.Bench):
         return results
 
 
+def told_whole(scenes, numbers, folder, kinds) -> str:
+    """Which edits *automatic* takes for ones of the whole picture: its picture is *the composition*'s."""
+    taken: dict[str, list[bool]] = {"a part": [], "the whole picture": []}
+    for number in (number for number in numbers if (folder / f"{number:04}.npz").is_file()):
+        kept = np.load(folder / f"{number:04}.npz")
+        local = real_images.make_case(scenes, number, kinds).region is not None
+        taken["a part" if local else "the whole picture"].append(
+            np.array_equal(kept["automatic"], kept["the composition"])
+        )
+    return "taken for whole: " + ", ".join(
+        f"{sum(each)} of {len(each)} edits of {what}" for what, each in taken.items()
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=tuple(CFG_OF), default="unet")
@@ -83,6 +97,8 @@ def main() -> None:
         f"cfg {CFG_OF[arguments.model]:g}\n"
     )
     print(injections.table(scenes, numbers, list(names), folder, kinds))
+    if arguments.keep:
+        print("\n" + told_whole(scenes, numbers, folder, kinds))
 
 
 if __name__ == "__main__":

@@ -131,6 +131,15 @@ def test_without_weights_a_sentence_says_how_to_make_them(host, tmp_path):
         host.module("demo.flow").load_flow_model(tmp_path / "none.safetensors")
 
 
+def test_what_looks_at_what_is_of_the_middle_block(host, flow):
+    """Of seven blocks the word maps are of the third and fourth, and the spread of them is of the fourth."""
+    layers = host.module("p2p_attention.host.families.joint").Joint().layers(flow[0])
+    assert {name: set(layer.maps) for name, layer in layers.items() if layer.maps} == {
+        ("double", 2): {"cross"},
+        ("single", 0): {"cross", "self"},
+    }
+
+
 def test_edits_of_it_go_through_the_joint_family(run_node, flow):
     model, clip, _ = flow
     positive, pair = run_node("P2PPromptPair", clip=clip, source="a house in red", target="a cat in red at night")

@@ -177,7 +177,7 @@ def check(sampling, runs, pair, positive, image, positions, grid, kind="cross", 
         ("last third", [2], "cross"),
         ("all", [0, 1, 2], "cross"),
         ("last third", [2], "self"),
-        ("all", [0], "self"),
+        ("all", [1], "self"),
     ],
 )
 def test_maps_of_the_layers_that_are_asked_for(sampling, runs, map_layers, layers, kind):

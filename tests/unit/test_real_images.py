@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
+import drawn  # noqa: E402
 import injections  # noqa: E402
 import real_images  # noqa: E402
 
@@ -47,3 +50,20 @@ def test_psnr():
     grey[2:] = 0
     assert real_images.psnr(black, grey, ~half) == 100.0
     assert real_images.psnr(black, grey, half) == pytest.approx(-20 * np.log10(51 / 255))
+
+
+def test_a_thing_is_found_where_it_was_drawn():
+    case = next(case for case in map(partial(real_images.make_case, scenes), range(8)) if case.kind == "thing")
+    stand = case.other.stands[case.changed]
+    spots = list(case.other.layout.spots)
+    spots[stand] = scenes.Spot(spots[stand].x, spots[stand].y - 0.1, 0.8 * spots[stand].size)
+    elsewhere = replace(case.other, layout=replace(case.other.layout, spots=tuple(spots)))
+    true = scenes.object_masks(elsewhere)[case.changed] > 0.5
+    found = drawn.region(scenes, case, scenes.render(elsewhere))
+    overlap = lambda mask: (mask & true).sum() / (mask | true).sum()
+    assert overlap(case.region) < 0.7 < 0.95 < overlap(found)
+
+
+def test_an_edit_of_colour_is_where_the_thing_was():
+    case = next(case for case in map(partial(real_images.make_case, scenes), range(8)) if case.kind == "colour")
+    assert drawn.region(scenes, case, np.zeros_like(case.picture)) is case.region

@@ -168,11 +168,12 @@ class Transformer:
     # ------------------------------------------------------------------------------------------------------ layers
 
     def layers(self, model: Any) -> dict[tuple[str, int], Layer]:
-        """All blocks. Maps are taken of some; those of self-attention from the first of them."""
+        """All blocks. Maps are taken of some; those of self-attention from the middle one of them."""
         architecture, module = self.architectures[self.kind(model)], model.model.diffusion_model
         blocks = architecture.blocks(module)
         chosen = [blocks[i] for i in architecture.map_blocks(module)]
-        kinds = {block: frozenset(("cross", "self") if block == chosen[0] else ("cross",)) for block in chosen}
+        kinds = {block: frozenset({"cross"}) for block in chosen}
+        kinds[chosen[len(chosen) // 2]] |= {"self"}
         return {block: Layer(0, kinds.get(block, frozenset())) for block in blocks}
 
     def grids(self, model: Any, size: tuple[int, int]) -> list[Grid]:
