@@ -39,7 +39,13 @@ BEFORE_KEY = "p2p_before"  # what comes into a cross-attention, before other nod
 PROGRAM_KEY = "p2p_program"  # from the patch of a cross-attention to the patch of its output
 WHOLE_CHUNKS_KEY = "p2p_whole_chunks"  # whether others may take a model call's rows apart by chunks
 NEGATIVE = 1  # in the host's cond_or_uncond
-STRENGTHS: Strengths = ((0.0, 1.0, 1.0), (0.25, 0.9, 0.6), (0.5, 0.8, 0.4), (0.75, 0.35, 0.1), (1.0, 0.0, 0.0))
+STRENGTHS: Strengths = (  # what they keep of the background and make of the edits: ``bench strength``
+    (0.0, 1.0, 1.0),  # 26.1 dB, 66 %
+    (0.25, 0.9, 0.6),  # 24.5 dB, 92 %
+    (0.5, 0.8, 0.4),  # 23.8 dB, 93 %
+    (0.75, 0.35, 0.1),  # 21.7 dB, 95 %
+    (1.0, 0.0, 0.0),  # 20.5 dB, 96 %
+)
 # As people call them, by the name of the host's configuration.
 NAMES = {"SD15": "SD 1.x", "SD20": "SD 2.x", "SDXL": "SDXL", "SDXLRefiner": "SDXL refiner"}
 
