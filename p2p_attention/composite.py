@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from .align import aligned
 from .checks import require_between
 from .prompt import PromptPair
 from .segmentation import SEEN, changed_pixels, mean
@@ -56,11 +57,16 @@ def composite(
     for edit in range(edits):
         changed = pictures[:, edit + 1]
         if follow_edges:  # the sources of the same run: what the autoencoder does to a photograph is no change
-            found = map(changed_pixels, alphas[:, edit], pictures[:, 0], changed)
-            alphas[:, edit] = torch.stack(list(found))
+            pieces, outlines = zip(alphas[:, edit], pictures[:, 0], changed), _only_takes_away(pair, edit)
+            alphas[:, edit] = torch.stack([changed_pixels(*each, outlines) for each in pieces])
         alphas[:, edit] = _feathered(alphas[:, edit], feather)
         made.append((sources + alphas[:, edit, ..., None] * (changed - sources))[:, None])
     return torch.cat(made, 1).flatten(0, 1).clamp(0.0, 1.0), alphas.flatten(0, 1)
+
+
+def _only_takes_away(pair: PromptPair, edit: int) -> bool:
+    kinds = {span.kind for span in aligned(pair, edit).spans}
+    return "removed" in kinds and not kinds & {"swapped", "new"}
 
 
 def _sources(own: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:

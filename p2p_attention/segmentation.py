@@ -26,6 +26,7 @@ FITTED = 20_000  # pixels that a mixture is made from, at most
 NOISE = 2e-3  # variance that every Gaussian has at least
 CLEAR = 0.5  # logarithm of how much likelier inside than around a pixel is that counts as inside in the next turn
 DOUBT = 5.0  # most that one pixel may say: the logarithm of a likelihood ratio
+CALM = 0.95  # of the pixels around; what changes more than they do is no accident
 SHARE = 0.75  # taken of a pixel that may as well be inside as outside: an edit should rather lose nothing
 HOLES = 0.5  # of what is around them: larger ones, as a ring has, are left open
 LEAST = 12  # pixels: fewer are no mixture
@@ -34,12 +35,16 @@ BINS = 64
 SEEN = 0.5 / 255  # of a picture's range; less is not seen in a file of 8 bits
 
 
-def changed_pixels(mask: torch.Tensor, source: torch.Tensor, edit: torch.Tensor) -> torch.Tensor:
+def changed_pixels(
+    mask: torch.Tensor, source: torch.Tensor, edit: torch.Tensor, outlines: bool = False
+) -> torch.Tensor:
     """How much of each pixel is the edit's, (h, w) in 0..1; 0 outside of the mask and a window around it.
 
     Args:
         mask: (h, w) in 0..1, where it may be. One of the whole picture is what is found.
         source, edit: (h, w, 3) in 0..1, of the same run.
+        outlines: whether all goes along that changes beside it, however little: where a thing is taken away and
+            nothing comes in its place, a line that is left of it is seen.
     """
     allowed = mask > 0.5
     window = max(2, min(WINDOW, min(mask.shape) // SHORTER))
@@ -49,11 +54,13 @@ def changed_pixels(mask: torch.Tensor, source: torch.Tensor, edit: torch.Tensor)
         return mask
     part = _box_around(allowed, (AROUND + 2) * window)
     found = torch.zeros_like(mask)
-    found[part] = _changed_pixels(mask[part], source[part], edit[part], window)
+    found[part] = _changed_pixels(mask[part], source[part], edit[part], window, outlines)
     return found
 
 
-def _changed_pixels(mask: torch.Tensor, source: torch.Tensor, edit: torch.Tensor, window: int) -> torch.Tensor:
+def _changed_pixels(
+    mask: torch.Tensor, source: torch.Tensor, edit: torch.Tensor, window: int, outlines: bool
+) -> torch.Tensor:
     """``changed_pixels`` of the part of a picture that it looks at."""
     allowed = mask > 0.5
     change = mean((edit - source).abs().amax(-1), 1)
@@ -77,10 +84,22 @@ def _changed_pixels(mask: torch.Tensor, source: torch.Tensor, edit: torch.Tensor
         inside = _without_specks((ratio > CLEAR) & (reach > 0.5), window)
     if ratio is None or 2 * (inside & core).sum() < core.sum():  # the turns have lost it, as they may a thin line
         return core.to(mask)
+    inside = _filled(_closed(inside, window))
     # A photograph is sharper than what the autoencoder makes of it: its outlines lie a little outside of the change.
-    whole = largest(_filled(_closed(inside, window)).to(mask), window // 4)
+    whole = _with_outlines(inside, change, near, window).to(mask) if outlines else largest(inside.to(mask), window // 4)
     edge = (ratio / DOUBT + SHARE).clamp(0.0, 1.0) * largest(whole, window)
     return whole.maximum(edge) * reach
+
+
+def _with_outlines(inside: torch.Tensor, change: torch.Tensor, near: torch.Tensor, window: int) -> torch.Tensor:
+    """bool: and what changes more than the pixels around do, as far as half a window from it."""
+    around = change[near & ~(largest(inside.float(), window) > 0.5)]
+    if len(around) < LEAST:
+        return inside
+    changed = change > around.kthvalue(int(CALM * len(around))).values
+    for _ in range(window // 2):
+        inside = inside | ((largest(inside.float(), 1) > 0.5) & changed)
+    return inside
 
 
 def _box_around(there: torch.Tensor, margin: int) -> tuple[slice, slice]:

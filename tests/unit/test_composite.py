@@ -129,6 +129,19 @@ def test_where_a_thing_changes_less_it_belongs_to_it(pair):
     assert (found & true).sum() / (found | true).sum() > 0.9
 
 
+def test_of_a_thing_that_is_taken_away_no_line_is_left(toy):
+    """A line that hardly changes, around a thing that does: it goes along, unless something comes in its place."""
+    ground = torch.full((SIZE, SIZE, 3), 0.8)
+    source = torch.where((disc(14) > 0)[..., None], torch.full((3,), 0.65), ground)
+    source = torch.where((disc(12) > 0)[..., None], torch.tensor([0.1, 0.2, 0.6]), source)
+    left = []
+    for target in ("a cat", "a cat on a rug"):
+        pair = toy.pair("a cat on a mat", target)
+        images, _ = composite(torch.stack([source, ground]), pair, squares(8, 56, 8, 56))
+        left.append(float((images[1] - ground).abs().max()))
+    assert left[0] < 0.01 < 0.05 < left[1]
+
+
 def test_masks_belong_to_edits_and_seeds(toy):
     pair = toy.pair("a cat on a mat", "a dog on a mat", "a cat on a red mat")
     source, edit = scene()

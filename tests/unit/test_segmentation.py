@@ -140,16 +140,19 @@ def test_the_guided_filter_keeps_an_edge_that_its_guide_has():
     assert (smooth[:, SIZE // 2] - smooth[:, SIZE // 2 - 1]).min() > 0.7
 
 
-def test_the_outline_of_a_photographs_thing_goes_with_it():
+@pytest.mark.parametrize(
+    "outlines, thing", [(False, (0.9, 0.6, 0.1)), (True, (0.9, 0.6, 0.1)), (True, (0.2, 0.3, 0.6))]
+)
+def test_the_outline_of_a_photographs_thing_goes_with_it(outlines, thing):
     """The run's source is what the autoencoder left of the photograph; the thing is taken away."""
     side = 160
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     away = ((rows - side / 2) ** 2 + (columns - side / 2) ** 2).sqrt()
     ground = torch.tensor([0.9, 0.7, 0.5])
-    photograph = torch.where((away < 32)[..., None], torch.tensor([0.9, 0.6, 0.1]), ground)
+    photograph = torch.where((away < 32)[..., None], torch.tensor(thing), ground)
     photograph = torch.where(((away >= 32) & (away < 33.5))[..., None], ground * 0.6, photograph)
     source = mean(photograph.movedim(-1, 0), 1).movedim(0, -1)
     edit = ground.expand(side, side, 3)
-    alpha = changed_pixels((away < 50).float(), source, edit)
+    alpha = changed_pixels((away < 50).float(), source, edit, outlines)
     left = mean(alpha, 1)[..., None] * (edit - photograph) + photograph  # with the border of P2P Composite
     assert (left - edit).abs().max() < 0.01
