@@ -57,14 +57,16 @@ def composite(
     for edit in range(edits):
         changed = pictures[:, edit + 1]
         if follow_edges:  # the sources of the same run: what the autoencoder does to a photograph is no change
-            pieces, outlines = zip(alphas[:, edit], pictures[:, 0], changed), _only_takes_away(pair, edit)
-            alphas[:, edit] = torch.stack([changed_pixels(*each, outlines) for each in pieces])
+            outlines = _only_takes_away(pair, edit)
+            found = [changed_pixels(*each, outlines) for each in zip(alphas[:, edit], pictures[:, 0], changed)]
+            alphas[:, edit] = torch.stack(found)
         alphas[:, edit] = _feathered(alphas[:, edit], feather)
         made.append((sources + alphas[:, edit, ..., None] * (changed - sources))[:, None])
     return torch.cat(made, 1).flatten(0, 1).clamp(0.0, 1.0), alphas.flatten(0, 1)
 
 
 def _only_takes_away(pair: PromptPair, edit: int) -> bool:
+    """Whether the edited prompt lacks words of the source, and has none of its own."""
     kinds = {span.kind for span in aligned(pair, edit).spans}
     return "removed" in kinds and not kinds & {"swapped", "new"}
 

@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ RESOLUTIONS = ("auto", "8", "16", "32", "64")
 LAYERS = ("auto", "first third", "middle third", "last third", "all")
 Branch = Literal["own", "injected"]
 Kind = Literal["cross", "self"]
+Name = TypeVar("Name", bound=Hashable)  # of a layer
 BRANCHES, KINDS = get_args(Branch), get_args(Kind)
 LARGEST_SELF_TOKENS = 4096  # a self-attention map has tokens^2 entries: 32 MB a row in half precision
 BUFFER = 2**24  # entries of per-head maps that exist at a time
@@ -250,6 +251,11 @@ def thirds_of(count: int) -> dict[str, range]:
     """Name -> places of ``count`` layers, of which each third has at least one."""
     borders = [(third * count // 3, (third + 1) * count // 3) for third in range(3)]
     return {name: range(first, max(first + 1, last)) for name, (first, last) in zip(LAYERS[1:4], borders, strict=True)}
+
+
+def middle_one(layers: Sequence[Name]) -> Name:
+    """Of the layers that maps are taken of, the one whose self-attention stands for theirs."""
+    return layers[len(layers) // 2]
 
 
 def middle_third(count: int) -> range:

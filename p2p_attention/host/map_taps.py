@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..call_rows import CallRows
-from ..maps import MapRequest, MapRun, choose_level, thirds_of
+from ..maps import MapRequest, MapRun, choose_level, middle_one, thirds_of
 from ..run import EditRun
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class MapTaps:
         if request.layers == "auto":
             return [name for name in names if request.attention in self._layers[name].maps]
         some = names if request.layers == "all" else [names[place] for place in thirds_of(len(names))[request.layers]]
-        return [some[len(some) // 2]] if request.attention == "self" else some
+        return [middle_one(some)] if request.attention == "self" else some
 
     def note_areas(self, conds: Sequence[Sequence[dict] | None], x_in: torch.Tensor) -> None:
         """Where in the latents each conditioning of a model call is."""

@@ -13,11 +13,8 @@ import numpy as np
 import real_images
 from scipy.optimize import brute, minimize
 
-PLACES = (
-    slice(0.05, 1.0, 0.1),
-    slice(0.35, 1.05, 0.1),
-    slice(0.2, 0.6, 0.1),
-)  # x, y of the foot, size: looked at first
+# Of x, y of the foot, and size: what is looked at first, and what may be found.
+PLACES = (slice(0.05, 1.0, 0.1), slice(0.35, 1.05, 0.1), slice(0.2, 0.6, 0.1))
 BOUNDS = ((0.0, 1.0), (0.2, 1.1), (0.1, 0.8))
 
 

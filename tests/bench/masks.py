@@ -425,10 +425,10 @@ def runs_table(kind: str, numbers, scenes) -> str:
     judge = scene_judge.load_judge()
     rows = {}
     for case, kept in runs_of(kind, numbers, scenes):
-        made = injections.figures(case, kept["no blend"], judge)["made"] > 0
-        for name in (name for name in kept if f"mask of {name}" in kept):
+        figures = {name: injections.figures(case, kept[name], judge) for name in kept if f"mask of {name}" in kept}
+        made = figures["no blend"]["made"] > 0
+        for name, found in figures.items():
             values = overlaps(kept[f"mask of {name}"], case, kept["drawn"], made)
-            found = injections.figures(case, kept[name], judge)
             values |= {"background dB": found["background"], "inside dB": found["inside"], "made %": found["made"]}
             rows.setdefault(name, []).append(values)
     return lines_of(rows)

@@ -16,6 +16,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from ...attention import Way
 from ...invert import Variance, variance_of_diffusion
 from ...joint_attention import ALL, Injection, TokenLayout, attend, column_probs
+from ...maps import middle_one
 from ...prompt import Prompt, PromptPair
 from ...strength import Strengths
 from ...text_places import TextPlaces
@@ -179,7 +180,7 @@ class Transformer:
         blocks = architecture.blocks(module)
         chosen = [blocks[i] for i in architecture.map_blocks(module)]
         kinds = {block: frozenset({"cross"}) for block in chosen}
-        kinds[chosen[len(chosen) // 2]] |= {"self"}
+        kinds[middle_one(chosen)] |= {"self"}
         return {block: Layer(0, kinds.get(block, frozenset())) for block in blocks}
 
     def grids(self, model: Any, size: tuple[int, int]) -> list[Grid]:
